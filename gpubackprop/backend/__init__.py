@@ -1,0 +1,41 @@
+"""Devices: one object per device, chosen when a model is built. See `base.Backend`."""
+
+from __future__ import annotations
+
+import re
+
+from gpubackprop.backend.base import Array, Backend, HostArray, NumpyBackend
+from gpubackprop.errors import DeviceError, UsageError
+
+__all__ = ["Array", "Backend", "HostArray", "NumpyBackend", "choose", "of_array"]
+
+
+def choose(device: str) -> tuple[Backend, str]:
+    """The backend for `auto`, `cpu`, `cuda` or `cuda:N`, and one line that says what was chosen and why.
+
+    Raises DeviceError where a GPU was asked for and cannot be used; `auto` falls back to the CPU and says so.
+    """
+    if device == "cpu":
+        return NumpyBackend(), "device: cpu, as asked"
+    if device == "strict":
+        from gpubackprop.backend.strict import StrictBackend
+
+        return StrictBackend(), "device: strict, the test device"
+    from gpubackprop.backend.cuda import CupyBackend
+
+    if device == "auto":
+        try:
+            backend: Backend = CupyBackend()
+        except DeviceError as error:
+            return NumpyBackend(), f"device: cpu, because auto found no GPU ({error})"
+        return backend, f"device: {backend.describe()}, because auto found a GPU"
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if not match:
+        raise UsageError(f"unknown device {device!r}; known: auto, cpu, cuda, cuda:N")
+    backend = CupyBackend(int(match[1] or 0))
+    return backend, f"device: {backend.describe()}, as asked"
+
+
+def of_array(array: object) -> str:
+    """The name of the backend whose array class this is: numpy, cupy or strict."""
+    return type(array).__module__.partition(".")[0] if type(array).__name__ != "StrictArray" else "strict"

@@ -1,0 +1,84 @@
+"""What a device must be able to do, beyond the array functions that NumPy and CuPy spell alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: An array of whichever backend is in use: `numpy.ndarray`, `cupy.ndarray` or the strict test array.
+Array = Any
+HostArray = npt.NDArray[Any]
+
+
+class Backend:
+    """The arrays of one device. A model holds one, chosen when it is built; there is no global backend.
+
+    `xp` is the namespace of the functions that NumPy and CuPy share. A method exists only where the two differ,
+    or where a device may wait, move data or own threads.
+    """
+
+    name: str  #: "numpy", "cupy" or "strict"
+    device: str  #: as a config names it: "cpu", "cuda:0"
+    xp: Any
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """Matrix product over the last two axes, (..., M, K) times (..., K, N), batches broadcast."""
+        return self.xp.matmul(a, b, out=out)
+
+    def scatter_add(self, out: Array, index: Array, value: Array) -> None:
+        """`out[index] += value` with every repetition of an index counted."""
+        self.xp.add.at(out, index, value)
+
+    def erf(self, x: Array) -> Array:
+        """The error function, elementwise."""
+        raise NotImplementedError
+
+    def from_host(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
+        """A copy or view on the device of a NumPy array or Python number."""
+        raise NotImplementedError
+
+    def to_host(self, array: Array) -> HostArray:
+        """The array as NumPy's; waits for the device."""
+        raise NotImplementedError
+
+    def owns(self, array: object) -> bool:
+        """Whether `array` is of this backend's array class."""
+        raise NotImplementedError
+
+    def capture(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """`step`, made ready to be run many times; inside it nothing may wait for the device."""
+        return step
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that it was given."""
+
+    def describe(self) -> str:
+        """The device in words, for logs."""
+        return self.device
+
+
+class NumpyBackend(Backend):
+    """The CPU, by NumPy. Every other backend is tested against this one."""
+
+    name, device, xp = "numpy", "cpu", np
+
+    def erf(self, x: Array) -> Array:
+        """The error function, from SciPy: NumPy has none."""
+        from scipy.special import erf
+
+        return erf(x)
+
+    def from_host(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
+        """The array itself where its dtype is right already."""
+        return np.asarray(array, dtype)
+
+    def to_host(self, array: Array) -> HostArray:
+        """The array itself."""
+        return np.asarray(array)
+
+    def owns(self, array: object) -> bool:
+        """Whether this is a NumPy array or scalar."""
+        return isinstance(array, np.ndarray | np.generic)
