@@ -7,7 +7,7 @@ import re
 from gpubackprop.backend.base import Array, Backend, HostArray, NumpyBackend
 from gpubackprop.errors import DeviceError, UsageError
 
-__all__ = ["Array", "Backend", "HostArray", "NumpyBackend", "choose", "of_array"]
+__all__ = ["Array", "Backend", "HostArray", "NumpyBackend", "choose"]
 
 
 def choose(device: str) -> tuple[Backend, str]:
@@ -35,7 +35,3 @@ def choose(device: str) -> tuple[Backend, str]:
     backend = CupyBackend(int(match[1] or 0))
     return backend, f"device: {backend.describe()}, as asked"
 
-
-def of_array(array: object) -> str:
-    """The name of the backend whose array class this is: numpy, cupy or strict."""
-    return type(array).__module__.partition(".")[0] if type(array).__name__ != "StrictArray" else "strict"
