@@ -37,7 +37,18 @@ class DataError(UsageError):
 
 
 class ShapeError(UsageError):
-    """A layer cannot take what the layer before it gives, or arrays do not fit together."""
+    """A layer cannot take what the layer before it gives, or arrays do not fit together.
+
+    `path` is the key of the layer, outermost first, as far as the containers around it have said.
+    """
+
+    def __init__(self, reason: str, path: tuple[str, ...] = ()) -> None:
+        super().__init__(f"layer {'.'.join(path)}: {reason}" if path else reason)
+        self.reason, self.path = reason, path
+
+    def under(self, key: str) -> ShapeError:
+        """The same error, seen from a container that holds the layer under `key`."""
+        return ShapeError(self.reason, (key, *self.path))
 
 
 class CheckpointError(UsageError):

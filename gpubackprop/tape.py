@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from gpubackprop.backend.base import Array, Backend
+from gpubackprop.backend import Array, Backend
+from gpubackprop.parameters import Param
 
 
 class Slot:
@@ -27,19 +28,6 @@ class Slot:
 
 SKIP, FREE = Slot(wanted=False), Slot()
 Slots: TypeAlias = Sequence[Slot]
-
-
-class Param:
-    """A trainable array of a layer. Layers declare shape and initialiser; building the model gives value and grad.
-
-    `value` and `grad` are views of the model's flat buffers, in the layout that the ops use.
-    """
-
-    def __init__(self, shape: tuple[int, ...], init: Callable[..., Any]) -> None:
-        self.shape, self.init = shape, init
-        self.needs_grad = True
-        self.value: Array = None
-        self.grad: Array = None
 
 
 class Tensor:

@@ -1,0 +1,186 @@
+"""The base of all layers: what a model is, from its constructor to its state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self, TypeAlias, TypeVar
+
+import numpy as np
+
+from gpubackprop.backend import Array, Backend, HostArray, choose
+from gpubackprop.errors import CheckpointError, ShapeError, UsageError
+from gpubackprop.parameters import Buffer, Param, Parameters, checked
+from gpubackprop.registry import Registry, did_you_mean
+from gpubackprop.tape import Tape, Tensor
+
+Shape: TypeAlias = tuple[int, ...]  #: of one sample, without the batch axis: (H, W, C), (T, D), (I,)
+T = TypeVar("T")
+
+PRECISIONS = {"float32": np.float32, "float64": np.float64}
+
+
+class Layer:
+    """A function with parameters. A model is a layer too.
+
+    The constructor records options only. `output_shape` settles what it left open and checks the input's shape,
+    `arrays` declares params and buffers, `build` gives them memory, `forward` calls ops. A layer holds no derivative.
+
+        class Linear(Layer):
+            def __init__(self, in_features: Inferred[int], out_features: Positive, bias: bool = True): ...
+            def output_shape(self, shape): ...
+            def arrays(self): return {"weight": Param(...), "bias": Param(...)}
+            def forward(self, x): return linear(x, self.weight, self.bias)
+    """
+
+    name: str | None = None  #: takes the place of the index in the keys
+    path: str = ""  #: the key prefix in the model, known once built
+    _built: _Built | None = None
+
+    # --- what a layer writes -----------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a tensor (N, *shape) to (N, *output_shape) by calling ops."""
+        raise NotImplementedError(f"{type(self).__name__}.forward")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape of one output sample for one input sample; raises ShapeError where the input does not fit."""
+        return shape
+
+    def arrays(self) -> dict[str, Param | Buffer]:
+        """New params and buffers by their PyTorch names; called once, when all shapes are settled."""
+        return {}
+
+    def children(self) -> dict[str, Layer]:
+        """Layers inside this one by key; the default finds them among the attributes."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
+
+    def infer(self, shape: Shape, scope: dict[str, Shape]) -> Shape:
+        """`output_shape`, for containers and skips too: `scope` holds the shapes that `save:` layers have named."""
+        return self.output_shape(shape)
+
+    def settle(self, option: str, found: T) -> T:
+        """Set an inferred option that was left open, or check the one that was given against what the input has."""
+        given = getattr(self, option)
+        if given is not None and given != found:
+            raise ShapeError(f"{option} is {given}, but the input has {found}")
+        setattr(self, option, found)
+        return found
+
+    def size(self, option: str) -> int:
+        """An inferred size that must be known by now."""
+        value = getattr(self, option)
+        if value is None:
+            where = self.path or type(self).__name__
+            raise ShapeError(f"layer {where}: {option} is not known; give it, or build with input_shape")
+        return int(value)
+
+    # --- what every layer can do -------------------------------------------------------------------------------
+
+    def named(self, name: str) -> Self:
+        """This layer under a name of its own in the state dict."""
+        self.name = name
+        return self
+
+    def walk(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """This layer and all inside it, outermost first, with the path of each; shared layers at every path."""
+        yield path, self
+        for key, child in self.children().items():
+            yield from child.walk(f"{path}.{key}" if path else key)
+
+    def build(
+        self, input_shape: Shape | None = None, seed: int = 0, device: str = "cpu", precision: str = "float32"
+    ) -> Self:
+        """Settle all shapes and make the weights; weights of an earlier build are replaced.
+
+        `input_shape` is one sample's, without the batch axis. Raises ShapeError, DeviceError.
+        """
+        if precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+        backend, _ = choose(device)
+        if input_shape is not None:
+            self.infer(tuple(input_shape), {})
+        stored: dict[str, Param | Buffer] = {}  # under every name
+        seen: dict[int, dict[str, Param | Buffer]] = {}
+        for path, layer in self.walk():
+            if id(layer) not in seen:
+                layer.path = path
+                seen[id(layer)] = _declare(layer)
+            stored |= {f"{path}.{name}".lstrip("."): array for name, array in seen[id(layer)].items()}
+        first = {id(array): key for key, array in reversed(stored.items())}  # the first name wins
+        params = {key: p for key, p in stored.items() if isinstance(p, Param) and first[id(p)] == key}
+        dtype = PRECISIONS[precision]
+        for array in stored.values():
+            if isinstance(array, Buffer):
+                array.value = backend.from_host(np.full(array.shape, array.fill, array.dtype or dtype))
+        self._built = _Built(backend, Parameters(params, backend, dtype, seed), stored, seed)
+        return self
+
+    @property
+    def built(self) -> _Built:
+        """Memory and device; builds on the CPU, seed 0, float32 where nobody has built yet."""
+        if self._built is None:
+            self.build()
+        assert self._built is not None
+        return self._built
+
+    def parameters(self) -> Parameters:
+        """The trainable arrays, for an optimizer."""
+        return self.built.parameters
+
+    def __call__(self, x: Any) -> Any:
+        """A tensor: run inside the forward pass. An array (N, *shape): inference, the same kind of array out."""
+        if isinstance(x, Tensor):
+            return self.forward(x)
+        if self._built is None:
+            self.build(np.shape(x)[1:])
+        backend = self.built.backend
+        y = self.forward(Tape(backend).input(self.built.as_input(x))).value
+        return y if backend.owns(x) else backend.to_host(y)
+
+    def state_dict(self) -> dict[str, HostArray]:
+        """Copies of all params and buffers under PyTorch's keys and in its layouts, as NumPy arrays."""
+        to_host = self.built.backend.to_host
+        return {key: np.array(a.to_torch(to_host(a.value)), order="C") for key, a in self.built.stored.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy and cast from a state dict with exactly this model's keys; a missing num_batches_tracked is let pass.
+
+        Raises CheckpointError that names the keys or shapes that do not fit; nothing has been changed then.
+        """
+        stored, backend = self.built.stored, self.built.backend
+        missing = [k for k in stored if k not in state and not k.endswith("num_batches_tracked")]
+        unknown = [k for k in state if k not in stored]
+        if missing or unknown:
+            hint = did_you_mean(unknown[0], missing) if unknown else ""
+            wrong = [f"missing {', '.join(missing[:5])}"] if missing else []
+            wrong += [f"unknown {', '.join(unknown[:5])}"] if unknown else []
+            raise CheckpointError(f"the state dict does not fit the model: {'; '.join(wrong)}{hint}")
+        fitting = {key: checked(key, stored[key].torch_shape, array) for key, array in state.items()}
+        for key, host in fitting.items():
+            value = stored[key].value
+            value[...] = backend.from_host(np.ascontiguousarray(stored[key].from_torch(host), value.dtype))
+
+
+class _Built:
+    """What building a model makes: its device and its memory."""
+
+    def __init__(
+        self, backend: Backend, parameters: Parameters, stored: dict[str, Param | Buffer], seed: int
+    ) -> None:
+        self.backend, self.parameters, self.stored, self.seed = backend, parameters, stored, seed
+
+    def as_input(self, x: Any) -> Array:
+        """`x` on the model's device and in its precision."""
+        if not self.backend.owns(x):
+            return self.backend.from_host(x, self.parameters.dtype)
+        return x if x.dtype == self.parameters.dtype else x.astype(self.parameters.dtype)
+
+
+def _declare(layer: Layer) -> dict[str, Param | Buffer]:
+    arrays = layer.arrays()
+    for name, array in arrays.items():
+        setattr(layer, name, array)
+    return arrays
+
+
+layers = Registry("layer", Layer)
