@@ -1,0 +1,34 @@
+"""Loss and metrics of a model over a split, and its outputs for new inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from gpubackprop.backend import HostArray
+from gpubackprop.nn.layer import Layer
+from gpubackprop.nn.loss import Loss
+from gpubackprop.tape import Tape
+from gpubackprop.train.metric import Metric, Totals
+from gpubackprop.train.step import Batch, batch_loss, on_device
+
+
+def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Iterable[Batch]) -> dict[str, float]:
+    """`{"loss": …, "accuracy": …}` in inference mode; every sample counts the same, whatever batch it is in."""
+    backend = model.built.backend
+    losses = Totals(backend.xp)
+    totals = [Totals(backend.xp) for _ in metrics]
+    for host in batches:
+        batch = on_device(model, host)
+        output, total, weight = batch_loss(model, loss, Tape(backend), batch)
+        losses.add([total.value, weight.value])
+        for metric, so_far in zip(metrics, totals, strict=True):
+            so_far.add(metric.sums(backend.xp, output.value, batch["targets"]))
+    total_loss, total_weight = losses.read(backend.to_host)
+    found = {"loss": total_loss / total_weight if total_weight else float("nan")}
+    return found | {m.name: m.value(*t.read(backend.to_host)) for m, t in zip(metrics, totals, strict=True)}
+
+
+def outputs(model: Layer, inputs: HostArray, batch_size: int) -> Iterator[HostArray]:
+    """The model's outputs for inputs (N, *shape), batch by batch, on the host."""
+    for start in range(0, len(inputs), batch_size):
+        yield model(inputs[start : start + batch_size])

@@ -1,0 +1,165 @@
+"""One optimizer update: forward, loss, backward, clipping, update. What the trainer runs, and what users can run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gpubackprop.backend import Array, Backend
+from gpubackprop.errors import UsageError
+from gpubackprop.nn.layer import Layer
+from gpubackprop.nn.loss import Loss
+from gpubackprop.optim import Optimizer
+from gpubackprop.optim.clip import clip_norm, clip_value
+from gpubackprop.parameters import Param
+from gpubackprop.tape import Tape, Tensor
+
+#: Named arrays of one batch: inputs (N, *shape), targets (N, ...), and where the loss takes them mask, weight.
+Batch: TypeAlias = Mapping[str, Any]
+
+
+class TrainStep:
+    """`step(x, target)`, `step(batch)` or `step([batch, batch])` makes one update and returns the mean loss, shape ().
+
+    Several batches accumulate: the update equals the one of the large batch to rounding, since losses are sums and are
+    divided once, by the weight of all (batch statistics aside). Nothing waits for the device; `float(loss)` does.
+
+    clip_norm   scale the gradient down to this Euclidean norm where it is larger
+    clip_value  clip every element of the gradient to ±this
+    After a step `grad_norm` holds the norm before clipping, shape (), where clip_norm is used.
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        loss: Loss,
+        optimizer: Optimizer,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        if optimizer.parameters is not model.parameters():
+            raise UsageError("the optimizer holds the parameters of another model, or of an earlier build of this one")
+        self.model, self.loss, self.optimizer = model, loss, optimizer
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.grad_norm: Array | None = None
+        self._backend = model.built.backend
+        self._update = self._backend.capture(self.update)
+        self._number = self._backend.from_host(np.zeros((), np.uint64))
+
+    def __call__(self, *data: Any) -> Array:
+        """One update on (x, target), a batch, or a list of batches."""
+        batches = [on_device(self.model, batch) for batch in as_batches(data)]
+        self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
+        self.optimizer.prepare()
+        return self._update(batches)
+
+    def update(self, batches: Sequence[Batch]) -> Array:
+        """The part that can be captured: everything but moving data to the device and counting."""
+        params = self.optimizer.parameters
+        losses, weight, tapes = accumulate(self.model, self.loss, batches, self._number)
+        params.grad /= weight
+        if self.clip_value is not None:
+            clip_value(self._backend, params.grad, self.clip_value)
+        if self.clip_norm is not None:
+            self.grad_norm = clip_norm(self._backend, params.grad, self.clip_norm)
+        self.optimizer.update()
+        for tape in tapes:
+            tape.apply_effects()
+        return losses / weight
+
+
+def value_and_grad(
+    model: Layer, loss: Loss, x: Any, target: Any, *, step: int = 0
+) -> tuple[Array, dict[str, Array]]:
+    """The mean loss in training mode, shape (), and its gradient for every trainable parameter.
+
+    Gradients come under PyTorch's keys and in its layouts, as the same kind of array as `x`; shared weights under their
+    first key. Parameters and buffers stay as they were. `step` is what dropout masks are a function of.
+    """
+    built = _built_for(model, x)
+    losses, weight, _ = accumulate(model, loss, [on_device(model, {"inputs": x, "targets": target})], step)
+    give = (lambda a: a) if built.backend.owns(x) else built.backend.to_host
+    params = built.parameters
+    grads = {s.name: give(s.param.to_torch(s.param.grad / weight)) for s in params.segments if s.param.needs_grad}
+    return give(losses / weight), grads
+
+
+def accumulate(
+    model: Layer, loss: Loss, batches: Sequence[Batch], step: int | Array
+) -> tuple[Array, Array, list[Tape]]:
+    """Forward and backward over micro-batches on the device, filling the gradient of the summed loss.
+
+    Returns the summed loss, the summed weight, both of shape (), and the tapes, whose effects are still to be applied.
+    """
+    built = model.built
+    written: set[Param] = set()
+    tapes: list[Tape] = []
+    losses: Any = 0.0
+    weights: Any = 0.0
+    first = 0
+    for batch in batches:
+        count = batch["inputs"].shape[0]
+        samples = built.backend.xp.arange(first, first + count)
+        tape = Tape(
+            built.backend,
+            training=True,
+            recording=True,
+            seed=built.seed,
+            step=step,
+            samples=samples,
+            written=written,
+        )
+        total, weight = batch_loss(model, loss, tape, batch)[1:]
+        tape.backward(total)
+        losses, weights, first = losses + total.value, weights + weight.value, first + count
+        tapes.append(tape)
+    for segment in built.parameters.segments:
+        if segment.param not in written:
+            segment.param.grad[...] = 0
+    return losses, weights, tapes
+
+
+def batch_loss(model: Layer, loss: Loss, tape: Tape, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The model's output, and the loss's sum and weight, for one batch on the device."""
+    output = model.forward(tape.input(batch["inputs"]))
+    total, weight = loss.forward(output, batch["targets"], weight=batch.get("weight"), mask=batch.get("mask"))
+    return output, total, weight
+
+
+def as_batches(data: Sequence[Any]) -> Sequence[Batch]:
+    """(x, target), (batch,) or ([batch, …],) as a list of batches."""
+    if len(data) == 2:
+        return [{"inputs": data[0], "targets": data[1]}]
+    if len(data) == 1 and isinstance(data[0], Mapping):
+        return [data[0]]
+    if len(data) == 1 and isinstance(data[0], Sequence) and data[0]:
+        return data[0]
+    raise UsageError("a step takes (x, target), one batch of named arrays, or a non-empty list of batches")
+
+
+def on_device(model: Layer, batch: Batch) -> dict[str, Array]:
+    """The batch's arrays on the model's device: inputs and float arrays in its precision, integers as int64."""
+    built = _built_for(model, batch["inputs"])
+    count = np.shape(batch["inputs"])[0]
+    for name, array in batch.items():
+        if np.shape(array)[:1] != (count,):
+            raise UsageError(f"batch[{name!r}] has shape {np.shape(array)}, but inputs holds {count} samples")
+    return {
+        name: built.as_input(array) if name == "inputs" else _plain(built.backend, array, built.parameters.dtype)
+        for name, array in batch.items()
+    }
+
+
+def _plain(backend: Backend, array: Any, dtype: Any) -> Array:
+    here = array if backend.owns(array) else backend.from_host(np.asarray(array))
+    kind = np.dtype(here.dtype).kind
+    wanted = np.dtype(dtype) if kind == "f" else np.dtype(np.int64) if kind in "iu" else np.dtype(here.dtype)
+    return here if here.dtype == wanted else here.astype(wanted)
+
+
+def _built_for(model: Layer, x: Any) -> Any:
+    if model._built is None:
+        model.build(np.shape(x)[1:])
+    return model.built
