@@ -1,0 +1,236 @@
+"""The training loop. *When* something happens (a trigger) is apart from *what* happens (an action)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+from gpubackprop.backend import Array
+from gpubackprop.data import Loader, prefetch
+from gpubackprop.errors import DivergedError
+from gpubackprop.optim import Schedule
+from gpubackprop.train.evaluate import evaluate
+from gpubackprop.train.metric import Metric
+from gpubackprop.train.step import Batch, TrainStep
+
+Record: TypeAlias = dict[str, float]
+
+
+@dataclass
+class State:
+    """All that a run must remember to go on exactly where it stood; everything else is a function of `step`."""
+
+    step: int = 0  #: updates done
+    seconds: float = 0.0  #: time spent in training so far
+    samples: int = 0  #: samples seen since the last log line
+    logged_at: float = 0.0  #: `seconds` at the last log line
+    losses: list[float] = field(default_factory=list)  #: of each step since the last log line
+    best: float | None = None  #: the monitored figure of the best checkpoint
+    best_step: int = 0
+    since_best: int = 0  #: validations without an improvement, for early stopping
+    validation: Record = field(default_factory=dict)  #: of the last validation
+    schedule: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Every:
+    """A trigger: every `steps` updates, or at the end of every epoch; always at the end of training."""
+
+    steps: int | Literal["epoch"]
+
+    def __call__(self, trainer: Trainer) -> bool:
+        """Whether it is time, after a step."""
+        period = trainer.steps_per_epoch if self.steps == "epoch" else self.steps
+        return trainer.state.step % period == 0 or trainer.state.step == trainer.total_steps
+
+
+class Observer(Protocol):
+    """Somebody who is told about a run: a progress bar, a log file, TensorBoard."""
+
+    def stepped(self, trainer: Trainer) -> None:
+        """After every step. Must not wait for the device."""
+
+    def recorded(self, trainer: Trainer, record: Record) -> None:
+        """After a line of metrics was put together."""
+
+
+class Trainer:
+    """Runs TrainStep over an epoch's batches until the steps are done, a signal comes or early stopping says so.
+
+    save    called with a checkpoint's name ("last", "best", "step-00000500")
+    monitor the figure that chooses the best checkpoint, e.g. "val/accuracy"; None without validation data
+    """
+
+    def __init__(
+        self,
+        step: TrainStep,
+        schedule: Schedule,
+        loader: Loader,
+        *,
+        total_steps: int,
+        validation: Loader | None = None,
+        metrics: Sequence[Metric] = (),
+        monitor: str | None = None,
+        accumulate: int = 1,
+        patience: int | None = None,
+        min_delta: float = 0.0,
+        log_every: int = 50,
+        validate_every: int | Literal["epoch"] = "epoch",
+        checkpoint_every: int | Literal["epoch"] = "epoch",
+        save: Callable[[str], None] = lambda name: None,
+        observers: Sequence[Observer] = (),
+        state: State | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.step, self.schedule, self.loader, self.validation = step, schedule, loader, validation
+        self.metrics, self.monitor, self.accumulate = metrics, monitor, accumulate
+        self.patience, self.min_delta = patience, min_delta
+        self.total_steps = total_steps
+        self.steps_per_epoch = math.ceil(len(loader) / accumulate)
+        self.save, self.observers, self.interrupted = save, observers, interrupted
+        self.state = state or State()
+        self.base_lr = step.optimizer.lr
+        self._pending: list[Array] = []  # losses still on the device
+        self._started = time.perf_counter() - self.state.seconds
+        self._actions: list[tuple[Every, Callable[[], Record]]] = [
+            (Every(log_every), self.log),
+            (Every("epoch"), self.log),
+            *([(Every(validate_every), self.validate)] if validation else []),
+        ]
+        self._checkpoint_every = Every(checkpoint_every)
+        if self.state.schedule:
+            schedule.load_state(self.state.schedule)
+
+    # --- the loop ----------------------------------------------------------------------------------------------
+
+    def run(self) -> State:
+        """Train to the end. Raises DivergedError; returns early, `finished` unset, where a signal came."""
+        state = self.state
+        for batches in self.batches():
+            self.step.optimizer.lr = self.schedule.lr(state.step, self.base_lr)
+            self._pending.append(self.step(batches))
+            state.step += 1
+            state.samples += sum(len(batch["inputs"]) for batch in batches)
+            self._tell()
+            if self._checkpoint_every(self):
+                self.checkpoint(f"step-{state.step:08d}")
+            if self.done or self.interrupted():
+                break
+        state.finished = self.done
+        self.checkpoint("last")
+        return state
+
+    def _tell(self) -> None:
+        """Let whatever is due add to a line of metrics, and tell the observers."""
+        record: Record = {}
+        for due, action in self._actions:
+            if due(self):
+                record |= action()
+        for observer in self.observers:
+            observer.stepped(self)
+            if record:
+                observer.recorded(self, self._stamped(record))
+        if "val/loss" in record:
+            self.compare(record)
+
+    def batches(self) -> Iterator[list[Batch]]:
+        """Groups of micro-batches from where the run stands, prepared ahead in a thread."""
+        while not self.done:
+            epoch, start = divmod(self.state.step, self.steps_per_epoch)
+            first = start * self.accumulate
+            ahead = prefetch(lambda i, e=epoch, f=first: self.loader.batch(e, f + i), len(self.loader) - first)
+            group: list[Batch] = []
+            for batch in ahead:
+                group.append(batch)
+                if len(group) == self.accumulate:
+                    yield group
+                    group = []
+            if group:
+                yield group
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are made or early stopping has had enough."""
+        bored = self.patience is not None and self.state.since_best >= self.patience
+        return self.state.step >= self.total_steps or bored
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.state.step / self.steps_per_epoch
+
+    # --- what may be due ---------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Read the losses of the latest steps: the wait for the device that a log line or a checkpoint costs."""
+        backend = self.step.model.built.backend
+        if self._pending:
+            values = [float(loss) for loss in backend.to_host(backend.xp.stack(self._pending))]
+            first = self.state.step - len(values) + 1
+            self._pending.clear()
+            self.state.losses += values
+            for number, value in enumerate(values, first):
+                if not math.isfinite(value):
+                    lr = self.step.optimizer.lr
+                    raise DivergedError(f"training diverged: the loss of step {number} is {value} (lr {lr:.3g}); try a lower lr, clip_norm or a warmup")
+        self.state.seconds = time.perf_counter() - self._started
+
+    def log(self) -> Record:
+        """Mean loss, learning rate and speed since the last line."""
+        self.collect()
+        state = self.state
+        if not state.losses:
+            return {}
+        elapsed = state.seconds - state.logged_at
+        record = {
+            "train/loss": sum(state.losses) / len(state.losses),
+            "lr": self.step.optimizer.lr,
+            "samples_per_sec": state.samples / elapsed if elapsed > 0 else 0.0,
+        }
+        if self.step.grad_norm is not None:
+            record["grad_norm"] = float(self.step.model.built.backend.to_host(self.step.grad_norm))
+        state.losses, state.samples, state.logged_at = [], 0, state.seconds
+        return record
+
+    def validate(self) -> Record:
+        """Loss and metrics on the validation split."""
+        assert self.validation is not None
+        self.collect()
+        split = (self.validation.batch(0, i) for i in range(len(self.validation)))
+        found = evaluate(self.step.model, self.step.loss, self.metrics, split)
+        self.state.validation = {f"val/{name}": value for name, value in found.items()}
+        self.state.logged_at += time.perf_counter() - self._started - self.state.seconds  # not training time
+        return self.state.validation
+
+    def compare(self, record: Record) -> None:
+        """Keep the best checkpoint and count validations without improvement; the schedule may want to know too."""
+        if self.monitor is None or self.monitor not in record:
+            return
+        state, value = self.state, record[self.monitor]
+        self.schedule.observe(value)
+        gain = math.inf if state.best is None else (value - state.best) * (1 if self.better == "max" else -1)
+        if gain > self.min_delta:
+            state.best, state.best_step, state.since_best = value, state.step, 0
+            self.checkpoint("best")
+        else:
+            state.since_best += 1
+
+    @property
+    def better(self) -> Literal["max", "min"]:
+        """Which direction of the monitored figure is an improvement."""
+        name = (self.monitor or "").partition("/")[2]
+        return next((metric.better for metric in self.metrics if metric.name == name), "min")
+
+    def checkpoint(self, name: str) -> None:
+        """Save under a name, after making sure that the weights are those of a finite loss."""
+        self.collect()
+        self.state.schedule = self.schedule.state()
+        self.save(name)
+
+    def _stamped(self, record: Record) -> Record:
+        stamp = {"step": self.state.step, "epoch": self.epoch, "time": self.state.seconds}
+        return stamp | record
