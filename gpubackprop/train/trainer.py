@@ -117,7 +117,7 @@ class Trainer:
             state.samples += sum(len(batch["inputs"]) for batch in batches)
             self._tell()
             if self._checkpoint_every(self):
-                self.checkpoint(f"step-{state.step:08d}")
+                self.checkpoint(f"step-{state.step:08d}", "last")
             if self.done or self.interrupted():
                 break
         state.finished = self.done
@@ -175,8 +175,7 @@ class Trainer:
             self.state.losses += values
             for number, value in enumerate(values, first):
                 if not math.isfinite(value):
-                    lr = self.step.optimizer.lr
-                    raise DivergedError(f"training diverged: the loss of step {number} is {value} (lr {lr:.3g}); try a lower lr, clip_norm or a warmup")
+                    raise self.diverged(number, f"the loss is {value}")
         self.state.seconds = time.perf_counter() - self._started
 
     def log(self) -> Record:
@@ -225,11 +224,20 @@ class Trainer:
         name = (self.monitor or "").partition("/")[2]
         return next((metric.better for metric in self.metrics if metric.name == name), "min")
 
-    def checkpoint(self, name: str) -> None:
-        """Save under a name, after making sure that the weights are those of a finite loss."""
+    def checkpoint(self, *names: str) -> None:
+        """Save under one or more names, after making sure that what is saved is finite."""
         self.collect()
+        backend, parameters = self.step.model.built.backend, self.step.optimizer.parameters
+        if not bool(backend.to_host(backend.xp.isfinite(parameters.master).all())):
+            raise self.diverged(self.state.step, "a weight became infinite or not a number")
         self.state.schedule = self.schedule.state()
-        self.save(name)
+        for name in names:
+            self.save(name)
+
+    def diverged(self, step: int, what: str) -> DivergedError:
+        """What to say when training went astray."""
+        lr = self.step.optimizer.lr
+        return DivergedError(f"training diverged at step {step}: {what} (lr {lr:.3g}); try a lower lr, clip_norm or a warmup")
 
     def _stamped(self, record: Record) -> Record:
         stamp = {"step": self.state.step, "epoch": self.epoch, "time": self.state.seconds}
