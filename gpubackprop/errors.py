@@ -39,16 +39,17 @@ class DataError(UsageError):
 class ShapeError(UsageError):
     """A layer cannot take what the layer before it gives, or arrays do not fit together.
 
-    `path` is the key of the layer, outermost first, as far as the containers around it have said.
+    `path` is the key of the layer, outermost first, as far as the containers around it have said; `layer` is the layer
+    itself, for a config to say where it stands.
     """
 
-    def __init__(self, reason: str, path: tuple[str, ...] = ()) -> None:
+    def __init__(self, reason: str, path: tuple[str, ...] = (), layer: object = None) -> None:
         super().__init__(f"layer {'.'.join(path)}: {reason}" if path else reason)
-        self.reason, self.path = reason, path
+        self.reason, self.path, self.layer = reason, path, layer
 
-    def under(self, key: str) -> ShapeError:
-        """The same error, seen from a container that holds the layer under `key`."""
-        return ShapeError(self.reason, (key, *self.path))
+    def under(self, key: str, layer: object) -> ShapeError:
+        """The same error, seen from a container that holds `layer` under `key`."""
+        return ShapeError(self.reason, (key, *self.path), self.layer or layer)
 
 
 class CheckpointError(UsageError):

@@ -30,7 +30,7 @@ class Sequential(Layer):
             try:
                 shape = layer.infer(shape, scope)
             except ShapeError as error:
-                raise error.under(key) from None
+                raise error.under(key, layer) from None
         return shape
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class Parallel(Layer):
             try:
                 found.append(branch.infer(shape, scope))
             except ShapeError as error:
-                raise error.under(key) from None
+                raise error.under(key, branch) from None
         return joined(found, self.join)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ class Layer:
 
     name: str | None = None  #: takes the place of the index in the keys
     path: str = ""  #: the key prefix in the model, known once built
+    shapes: tuple[Shape, Shape] | None = None  #: of one input and output sample, known once inferred
+    origin: object = None  #: the config's component that this layer was built from, for messages
     _built: _Built | None = None
 
     # --- what a layer writes -----------------------------------------------------------------------------------
@@ -56,7 +58,12 @@ class Layer:
 
     def infer(self, shape: Shape, scope: dict[str, Shape]) -> Shape:
         """`output_shape`, for containers and skips too: `scope` holds the shapes that `save:` layers have named."""
-        return self.output_shape(shape)
+        self.shapes = (shape, self.output_shape(shape))
+        return self.shapes[1]
+
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass over one sample, a multiply-add counting as two."""
+        return 0
 
     def settle(self, option: str, found: T) -> T:
         """Set an inferred option that was left open, or check the one that was given against what the input has."""

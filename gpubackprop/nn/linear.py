@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import prod, sqrt
 
 from gpubackprop.nn.init import kaiming_uniform, uniform
 from gpubackprop.nn.layer import Layer, Shape, layers
@@ -26,6 +26,11 @@ class Linear(Layer):
         """(..., I) -> (..., O)."""
         self.settle("in_features", shape[-1])
         return (*shape[:-1], self.out_features)
+
+    def flops(self) -> int:
+        """2 I O for every position of the other axes."""
+        assert self.shapes is not None
+        return 2 * prod(self.shapes[0]) * self.out_features
 
     def arrays(self) -> dict[str, Param | Buffer]:
         """weight and bias, both U(±1/√I) as PyTorch's."""

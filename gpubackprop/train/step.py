@@ -39,7 +39,7 @@ class TrainStep:
         clip_norm: float | None = None,
         clip_value: float | None = None,
     ) -> None:
-        if optimizer.parameters is not model.parameters():
+        if optimizer.params is not model.parameters():
             raise UsageError("the optimizer holds the parameters of another model, or of an earlier build of this one")
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.clip_norm, self.clip_value = clip_norm, clip_value
@@ -57,7 +57,7 @@ class TrainStep:
 
     def update(self, batches: Sequence[Batch]) -> Array:
         """The part that can be captured: everything but moving data to the device and counting."""
-        params = self.optimizer.parameters
+        params = self.optimizer.params
         losses, weight, tapes = accumulate(self.model, self.loss, batches, self._number)
         params.grad /= weight
         if self.clip_value is not None:

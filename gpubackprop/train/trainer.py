@@ -227,7 +227,7 @@ class Trainer:
     def checkpoint(self, *names: str) -> None:
         """Save under one or more names, after making sure that what is saved is finite."""
         self.collect()
-        backend, parameters = self.step.model.built.backend, self.step.optimizer.parameters
+        backend, parameters = self.step.model.built.backend, self.step.optimizer.params
         if not bool(backend.to_host(backend.xp.isfinite(parameters.master).all())):
             raise self.diverged(self.state.step, "a weight became infinite or not a number")
         self.state.schedule = self.schedule.state()

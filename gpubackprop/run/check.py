@@ -1,0 +1,157 @@
+"""Everything that can be known to be wrong before any work starts: config, data's headers, shapes, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from gpubackprop import data
+from gpubackprop.config import Component, Config, Problems, load_config
+from gpubackprop.config.document import Mark
+from gpubackprop.data import DataInfo, DataOptions, Source
+from gpubackprop.errors import ConfigError, DataError, ShapeError
+from gpubackprop.nn.containers import Sequential
+from gpubackprop.nn.layer import Layer, Shape
+from gpubackprop.nn.loss import Loss
+from gpubackprop.train.metric import Metric
+
+
+@dataclass
+class Plan:
+    """A config whose parts are made and fit together; nothing has been read but headers, nothing been written."""
+
+    config: Config
+    source: Source
+    options: DataOptions
+    info: DataInfo
+    model: Sequential
+    loss: Loss
+    metrics: list[Metric]
+
+    @property
+    def monitor(self) -> str | None:
+        """The figure that chooses the best checkpoint; None where there is no validation data."""
+        if "validation" not in self.info.counts:
+            return None
+        first = f"val/{self.metrics[0].name}" if self.metrics else "val/loss"
+        return self.config.training.monitor or first
+
+
+def make_plan(
+    config: str | PathLike[str] | Mapping[str, Any],
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    arrays: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Read a config, make its parts and check that they fit. Raises ConfigError with all problems at once.
+
+    `arrays` are the user's own, by split, in place of the config's data source.
+    """
+    if arrays is not None and isinstance(config, Mapping) and "data" not in config:
+        config = {**config, "data": "arrays"}
+    parts = _Parts(arrays)
+    checked = load_config(config, overrides, checks=[parts])
+    found = parts.source, parts.options, parts.info, parts.model, parts.loss
+    assert all(part is not None for part in found), "a part that cannot be made is a problem, which load_config raises"
+    return Plan(checked, *found, parts.metrics)  # type: ignore[arg-type]  # the assertion above, which mypy cannot follow
+
+
+class _Parts:
+    """What could be made of a config, and what is wrong between its parts; `load_config` calls it as a check."""
+
+    def __init__(self, arrays: Mapping[str, Any] | None) -> None:
+        self.arrays = arrays
+        self.source: Source | None = None
+        self.options: DataOptions | None = None
+        self.info: DataInfo | None = None
+        self.model: Sequential | None = None
+        self.loss: Loss | None = None
+        self.metrics: list[Metric] = []
+
+    def __call__(self, values: Mapping[str, Any], problems: Problems) -> None:
+        self.problems = problems
+        self.read(values.get("data"))
+        output = self.chain(values.get("model") or [])
+        losses = self.made([values.get("loss")])
+        metrics = self.made(values.get("metrics") or [])
+        self.loss = losses[0][1] if losses else None
+        self.metrics = [metric for _, metric in metrics]
+        if self.info is not None and output is not None:
+            target, classes = self.info.target_shape, self.info.classes
+            for component, loss in losses:
+                self.guard(component, lambda loss=loss: loss.check(output, target, classes))
+            for component, metric in metrics:
+                self.guard(component, lambda metric=metric: metric.check(output, target))
+        training = values.get("training")
+        if self.info is not None and "validation" not in self.info.counts and training is not None:
+            for key in ("monitor", "early_stopping"):
+                if getattr(training, "options", vars(training)).get(key) is not None:
+                    where = getattr(training, "mark", Mark("config"))
+                    problems.add(where, f"training.{key}", "needs validation data, and there is none; set data.validation")
+
+    def read(self, section: Component | None) -> None:
+        """The source, the options that all data shares, and what the headers tell."""
+        if section is None or section.broken or section.common is None:
+            return
+        try:
+            self.source = section.build() if self.arrays is None else data.Memory(self.arrays)
+            self.options = section.common.build()
+            self.info = data.check(self.source, self.options)  # type: ignore[arg-type]  # both were made above
+        except (DataError, ShapeError) as error:
+            self.problems.add(section.mark, "data", str(error))
+        except ConfigError as error:
+            self.again(section, error)
+
+    def chain(self, components: list[Component | None]) -> Shape | None:
+        """Make the model and return its output's shape; past a layer whose shape cannot be known nothing is said."""
+        shape = self.info.input_shape if self.info else None
+        layers: list[Layer] = []
+        scope: dict[str, Shape] = {}
+        for number, component in enumerate(components):
+            made = self.made([component], even_broken=True)
+            if not made:
+                shape = None
+                continue
+            layer = made[0][1]
+            layers.append(layer)
+            if shape is not None:
+                shape = self.inferred(layer, layer.name or str(number), shape, scope)
+        self.model = Sequential(*layers)
+        return shape
+
+    def inferred(self, layer: Layer, key: str, shape: Shape, scope: dict[str, Shape]) -> Shape | None:
+        """The layer's output shape, or None after a problem was reported where the inner layer stands."""
+        try:
+            return layer.infer(shape, scope)
+        except ShapeError as error:
+            inner = error.under(key, layer)
+            origin = getattr(inner.layer, "origin", None)
+            known = isinstance(origin, Component)
+            self.problems.add(origin.mark if known else Mark("config"), origin.path if known else key, inner.reason)
+            return None
+
+    def made(self, components: Iterable[Component | None], even_broken: bool = False) -> list[tuple[Component, Any]]:
+        """The components that can be built, with what they build. What is wrong with a broken one was said before."""
+        built = []
+        for component in components:
+            if component is None or (component.broken and not even_broken):
+                continue
+            try:
+                built.append((component, component.build()))
+            except ConfigError as error:
+                if not component.broken:
+                    self.again(component, error)
+        return built
+
+    def again(self, component: Component, error: ConfigError) -> None:
+        """Report what a constructor refused."""
+        for problem in error.problems:
+            self.problems.add(component.mark, problem.key, problem.message)
+
+    def guard(self, component: Component, check: Callable[[], None]) -> None:
+        """Report a ShapeError where the component stands."""
+        try:
+            check()
+        except ShapeError as error:
+            self.problems.add(component.mark, component.path, str(error))

@@ -1,0 +1,152 @@
+"""What a run directory is good for once training is over: its model, its metrics, and predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpubackprop import data as data_floor
+from gpubackprop.backend import HostArray
+from gpubackprop.config import Config, load_config
+from gpubackprop.data import Inputs, Loader, Preprocessing, read_inputs
+from gpubackprop.errors import CheckpointError, DataError
+from gpubackprop.nn.containers import Sequential
+from gpubackprop.nn.layer import PRECISIONS, Layer
+from gpubackprop.run.directory import RunDirectory
+from gpubackprop.train import checkpoint
+from gpubackprop.train.evaluate import evaluate as evaluate_model
+from gpubackprop.train.evaluate import outputs
+
+
+class Run:
+    """A finished or interrupted run, read from its directory.
+
+    directory  where it is
+    metrics    the best checkpoint's (the last one's where there is none): val/loss, val/accuracy, test/accuracy, …
+    model      the best checkpoint's model, loaded at first use
+    """
+
+    def __init__(self, directory: RunDirectory | str | Path, device: str = "cpu") -> None:
+        self.files = directory if isinstance(directory, RunDirectory) else RunDirectory.open(directory)
+        self.directory = self.files.path
+        self._device = device
+
+    @cached_property
+    def config(self) -> Config:
+        """The resolved config."""
+        return load_config(self.files.resolved)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """What was done to inputs, and the names of the classes."""
+        return preprocessing_of(self.files)
+
+    @cached_property
+    def model(self) -> Layer:
+        """The best checkpoint's model."""
+        return self.load(self.checkpoint())
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Validation figures of the best checkpoint, and the test figures where training came to its end."""
+        state = checkpoint.load_state(self.checkpoint())
+        found: dict[str, float] = dict(state["validation"])
+        from gpubackprop.run.directory import read_metrics
+
+        for line in read_metrics(self.files.metrics):
+            found |= {name: value for name, value in line.items() if name.startswith("test/")}
+        return found
+
+    def checkpoint(self, name: str | None = None) -> Path:
+        """A checkpoint's folder; best, or last where there is no best, without a name."""
+        if name is None:
+            try:
+                return checkpoint.find(self.files.checkpoints, "best")
+            except CheckpointError:
+                name = "last"
+        return checkpoint.find(self.files.checkpoints, name)
+
+    def load(self, folder: Path) -> Layer:
+        """A new model with a checkpoint's weights."""
+        config = self.config
+        model = Sequential(*(component.build() for component in config.model))
+        model.build(self.preprocessing.input_shape, config.seed, self._device, config.precision)
+        checkpoint.load_model(folder, model)
+        return model
+
+    def evaluate(self, split: str = "test", name: str | None = None, path: str | None = None) -> dict[str, Any]:
+        """`{"checkpoint": "best", "split": "test", "samples": 360, "test/loss": …}` of a split, or of data at `path`."""
+        folder = self.checkpoint(name)
+        config = self.config
+        loader = self._loader(split, path)
+        loss, metrics = config.loss.build(), [metric.build() for metric in config.metrics]
+        found = evaluate_model(self.load(folder), loss, metrics, loader.batches())
+        label = {"validation": "val"}.get(split, split)
+        head = {"checkpoint": folder.name.strip(".").removesuffix(".old"), "split": split, "samples": len(loader.split)}
+        return head | {f"{label}/{name}": value for name, value in found.items()}
+
+    def _loader(self, split: str, path: str | None) -> Loader:
+        config, dtype = self.config, PRECISIONS[self.config.precision]
+        source, options = config.data.build(), config.data.common.build()  # type: ignore[union-attr]  # data has both
+        if path is not None:
+            found = source.at(path).samples(split, "test", "validation", "train")
+            return Loader(found, options.batch_size, dtype=dtype, transforms=self.preprocessing.transforms)
+        prepared = data_floor.prepare(
+            source, options, seed=config.seed, dtype=dtype, preprocessing=self.preprocessing
+        )
+        loader: Loader | None = getattr(prepared, split)
+        if loader is None:
+            raise DataError(f"the data has no {split} split; it has {', '.join(prepared.info.counts)}; or give --data PATH")
+        # Training order and augmentation are not for measuring.
+        return Loader(loader.split, options.batch_size, dtype=dtype, transforms=self.preprocessing.transforms)
+
+    def predict(self, paths: Sequence[str], name: str | None = None, resize: bool = False) -> Predictions:
+        """Predictions for the samples in files, treated as in training."""
+        inputs = read_inputs(paths, self.preprocessing, PRECISIONS[self.config.precision], resize)
+        model = self.model if name is None else self.load(self.checkpoint(name))
+        batches = list(outputs(model, inputs.array, 256))
+        return Predictions(inputs, np.concatenate(batches), self.preprocessing.classes, self.config.loss.type)
+
+
+class Predictions:
+    """Model outputs in the words of the task: classes with probabilities, or values."""
+
+    def __init__(self, inputs: Inputs, outputs: HostArray, classes: list[str] | None, loss: str) -> None:
+        self.inputs, self.outputs, self.classes, self.loss = inputs, outputs, classes, loss
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per sample: input, prediction, and probability where the model classifies."""
+        rows: list[dict[str, Any]] = []
+        for label, output in zip(self.inputs.labels, self.outputs, strict=True):
+            rows.append({"input": label, **self._row(output.astype(np.float64))})
+        return rows
+
+    def _row(self, output: HostArray) -> dict[str, Any]:
+        if self.loss == "cross_entropy" and output.ndim == 1:
+            shares = np.exp(output - output.max())
+            best = int(output.argmax())
+            name = self.classes[best] if self.classes and len(self.classes) == len(output) else str(best)
+            return {"prediction": name, "probability": float(shares[best] / shares.sum())}
+        if self.loss == "bce_with_logits":
+            output = 1 / (1 + np.exp(-output))
+        values = output.reshape(-1).tolist()
+        return {"prediction": values[0] if len(values) == 1 else values}
+
+
+def preprocessing_of(files: RunDirectory) -> Preprocessing:
+    """The run's preprocessing.json."""
+    try:
+        return Preprocessing.from_json(json.loads(files.preprocessing.read_text()))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{files.preprocessing}: cannot be read ({error})") from error
+
+
+def load(run_dir: str | Path, checkpoint: str | None = None, device: str = "cpu") -> Layer:
+    """The model of a run, best checkpoint first, built and with its weights."""
+    run = Run(run_dir, device)
+    return run.load(run.checkpoint(checkpoint))
