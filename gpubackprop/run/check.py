@@ -15,7 +15,7 @@ from gpubackprop.errors import ConfigError, DataError, ShapeError
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.layer import Layer, Shape
 from gpubackprop.nn.loss import Loss
-from gpubackprop.train.metric import Metric
+from gpubackprop.training.metric import Metric
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gpubackprop.run.directory import RunDirectory
-from gpubackprop.train.trainer import Record, Trainer
+from gpubackprop.training.trainer import Record, Trainer
 
 
 class MetricsFile:

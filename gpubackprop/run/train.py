@@ -22,10 +22,10 @@ from gpubackprop.run.check import Plan, make_plan
 from gpubackprop.run.directory import RunDirectory
 from gpubackprop.run.observers import LogFile, MetricsFile, Progress, TensorBoard, in_words
 from gpubackprop.run.use import Run, preprocessing_of
-from gpubackprop.train import checkpoint
-from gpubackprop.train.evaluate import evaluate
-from gpubackprop.train.step import TrainStep
-from gpubackprop.train.trainer import State, Trainer
+from gpubackprop.training import checkpoint
+from gpubackprop.training.evaluate import evaluate
+from gpubackprop.training.step import TrainStep
+from gpubackprop.training.trainer import State, Trainer
 
 Say = Callable[[str], None]
 

@@ -18,9 +18,9 @@ from gpubackprop.errors import CheckpointError, DataError
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.layer import PRECISIONS, Layer
 from gpubackprop.run.directory import RunDirectory
-from gpubackprop.train import checkpoint
-from gpubackprop.train.evaluate import evaluate as evaluate_model
-from gpubackprop.train.evaluate import outputs
+from gpubackprop.training import checkpoint
+from gpubackprop.training.evaluate import evaluate as evaluate_model
+from gpubackprop.training.evaluate import outputs
 
 
 class Run:

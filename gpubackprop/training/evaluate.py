@@ -8,8 +8,8 @@ from gpubackprop.backend import HostArray
 from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.loss import Loss
 from gpubackprop.tape import Tape
-from gpubackprop.train.metric import Metric, Totals
-from gpubackprop.train.step import Batch, batch_loss, on_device
+from gpubackprop.training.metric import Metric, Totals
+from gpubackprop.training.step import Batch, batch_loss, on_device
 
 
 def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Iterable[Batch]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from gpubackprop.backend import HostArray
 from gpubackprop.errors import CheckpointError
 from gpubackprop.nn.layer import Layer
 from gpubackprop.optim import Optimizer
-from gpubackprop.train.trainer import State
+from gpubackprop.training.trainer import State
 
 FORMAT = 1
 

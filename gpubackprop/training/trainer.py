@@ -12,9 +12,9 @@ from gpubackprop.backend import Array
 from gpubackprop.data import Loader, prefetch
 from gpubackprop.errors import DivergedError
 from gpubackprop.optim import Schedule
-from gpubackprop.train.evaluate import evaluate
-from gpubackprop.train.metric import Metric
-from gpubackprop.train.step import Batch, TrainStep
+from gpubackprop.training.evaluate import evaluate
+from gpubackprop.training.metric import Metric
+from gpubackprop.training.step import Batch, TrainStep
 
 Record: TypeAlias = dict[str, float]
 

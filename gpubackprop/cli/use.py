@@ -1,0 +1,99 @@
+"""Commands that use a trained run: evaluate and predict."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from gpubackprop.cli import app, note
+from gpubackprop.errors import UsageError
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run.")]
+CheckpointOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="best, last or step-…; best where there is one.")
+]
+DeviceOption = Annotated[str, typer.Option(metavar="D", help="cpu, cuda, cuda:N or auto.")]
+
+
+@app.command()
+def evaluate(
+    run_dir: RunArgument,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    checkpoint: CheckpointOption = None,
+    data: Annotated[str | None, typer.Option(metavar="PATH", help="Other data of the same kind.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Print loss and metrics of a trained run."""
+    from gpubackprop.run.use import Run
+
+    if split not in ("train", "validation", "test"):
+        raise UsageError(f"--split: unknown split {split!r}; known: train, validation, test")
+    found = Run(run_dir, device).evaluate(split, checkpoint, data)
+    if json_:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}")
+
+
+@app.command()
+def predict(
+    run_dir: RunArgument,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, .npy, .npz, .csv or idx files.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write here: .csv, or .jsonl for JSON Lines.")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    resize: Annotated[bool, typer.Option(help="Resize images of another size than the training's.")] = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Print predictions for new files, as CSV, JSON Lines or a table."""
+    if output is not None and output.suffix not in (".csv", ".jsonl"):
+        raise UsageError(f"-o {output}: ends in neither .csv nor .jsonl, which choose the format")
+    from gpubackprop.run.use import Run
+
+    predictions = Run(run_dir, device).predict(inputs, checkpoint, resize)
+    for line in predictions.inputs.notes:
+        note(line)
+    rows = predictions.rows()
+    if output is None:
+        _table(rows) if sys.stdout.isatty() else _csv(rows, sys.stdout)
+        return
+    try:
+        with output.open("w", newline="") as file:
+            if output.suffix == ".csv":
+                _csv(rows, file)
+            else:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written ({error.strerror})") from error
+    note(f"wrote {len(rows)} predictions to {output}")
+
+
+def _csv(rows: Sequence[dict[str, Any]], file: TextIO) -> None:
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _text(value) for name, value in row.items()} for row in rows)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*map(_text, row.values()))
+    Console().print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_text, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

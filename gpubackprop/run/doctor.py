@@ -1,0 +1,130 @@
+"""What this machine has, and what is missing for the rest."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from gpubackprop.errors import DeviceError
+from gpubackprop.run.directory import version_of
+
+Findings = list[tuple[str, str]]
+
+MINIMUM_DRIVER = {12: "525", 13: "580"}  #: of Linux drivers, by CUDA major version (CUDA's release notes)
+
+
+def report() -> tuple[Findings, list[str]]:
+    """(name, value) pairs, and the remedies of what is missing, each one line."""
+    findings: Findings = [
+        ("gpubackprop", version_of("gpubackprop") or "not installed (run from a checkout)"),
+        ("Python", f"{platform.python_version()} ({sys.executable})"),
+        ("platform", platform.platform()),
+        ("processor", f"{_processor()}, {os.cpu_count()} logical cores, {_usable()} usable"),
+        ("memory", _memory()),
+        *_blas(),
+        *((name, version_of(name) or "not installed") for name in ("scikit-learn", "safetensors", "tensorboardX")),
+    ]
+    gpu, remedies = _gpu()
+    return findings + gpu, remedies
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _usable() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> str:
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return f"{pages * size / 2**30:.1f} GiB"
+
+
+def _blas() -> Findings:
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    np.ones((2, 2)) @ np.ones((2, 2))  # the library is known once it is loaded
+    findings = [("NumPy", np.__version__)]
+    for pool in threadpool_info():
+        if pool["user_api"] == "blas":
+            name = f"{pool['internal_api']} {pool['version']} ({pool.get('architecture', 'unknown')})"
+            findings.append(("BLAS", f"{name}, {pool['num_threads']} threads"))
+            break
+    set_ = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name in os.environ]
+    return [*findings, ("thread variables", " ".join(set_) or "none set")]
+
+
+def _gpu() -> tuple[Findings, list[str]]:
+    """Driver, wheels and GPUs; and the one remedy that comes first."""
+    driver = _driver()
+    wheels = sorted(
+        f"{found.metadata['Name']} {found.version}"
+        for found in metadata.distributions()
+        if (found.metadata["Name"] or "").startswith("cupy")
+    )
+    findings = [
+        ("NVIDIA driver", driver or "none"),
+        ("CuPy", ", ".join(wheels) or "not installed"),
+    ]
+    extra = "cuda12" if driver and int(driver.split(".")[0]) < int(MINIMUM_DRIVER[13]) else "cuda13"
+    if len(wheels) > 1:
+        names = " ".join(wheel.split()[0] for wheel in wheels)
+        line = f"pip uninstall -y {names} && pip install 'gpubackprop[{extra}]'"
+        return [*findings, ("GPU", "unknown: two CuPy wheels shadow each other")], [f"GPU: keep one CuPy wheel: {line}"]
+    if not wheels:
+        reason = "" if driver else "; and this machine shows no NVIDIA driver"
+        findings.append(("GPU", "not usable: CuPy is not installed" + reason))
+        return findings, [f"GPU: to train on one: pip install 'gpubackprop[{extra}]'{_driver_line(driver)}"]
+    return _devices(findings, driver, extra)
+
+
+def _devices(findings: Findings, driver: str | None, extra: str) -> tuple[Findings, list[str]]:
+    from gpubackprop.backend.cuda import CupyBackend, device_count
+
+    try:
+        count = device_count()
+    except DeviceError as error:
+        findings.append(("GPU", f"not usable: {error}"))
+        if driver and "cudaErrorInsufficientDriver" in str(error):
+            return findings, [f"GPU: driver {driver} is too old for this CuPy: update it, or pip install 'gpubackprop[cuda12]'"]
+        if "lib" in str(error) or "not installed" in str(error):
+            return findings, [f"GPU: a CUDA library is missing: pip install --force-reinstall 'gpubackprop[{extra}]'"]
+        return findings, [f"GPU: CUDA sees none{_driver_line(driver)}"]
+    findings += [("GPU", CupyBackend(index).describe()) for index in range(count)]
+    findings += [("cuDNN", version_of("nvidia-cudnn-cu13") or version_of("nvidia-cudnn-cu12") or "not installed (not needed yet)")]
+    return findings, []
+
+
+def _driver_line(driver: str | None) -> str:
+    if driver:
+        return ""
+    return f"; install NVIDIA's driver first ({MINIMUM_DRIVER[13]} or newer for CUDA 13, {MINIMUM_DRIVER[12]} for CUDA 12)"
+
+
+def _driver() -> str | None:
+    """The version of the kernel driver, or what its library says of itself."""
+    try:
+        words = Path("/proc/driver/nvidia/version").read_text().split()
+    except OSError:
+        words = []
+    version = next((word for word in words if word[0].isdigit() and word.count(".") >= 1), None)
+    if version:
+        return version
+    try:
+        library: Any = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    cuda = ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(cuda))
+    return f"0 (its kernel module is not loaded; libcuda speaks CUDA {cuda.value // 1000})"

@@ -1,0 +1,41 @@
+"""The starter configs that come with the package: the files of `configs/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpubackprop.errors import UsageError
+from gpubackprop.registry import did_you_mean
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def folder() -> Path:
+    """`gpubackprop/configs` where installed, `configs` beside the package in a checkout."""
+    installed = _PACKAGE / "configs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+
+
+def names() -> list[str]:
+    """All templates, the default first, the rest by name."""
+    found = sorted(path.stem for path in folder().glob("*.yaml"))
+    return sorted(found, key=lambda name: name != "digits_mlp")
+
+
+def path(name: str) -> Path:
+    """The file of a template. Raises UsageError with the known names."""
+    if name not in names():
+        raise UsageError(f"unknown template {name!r}; known: {', '.join(names())}{did_you_mean(name, names())}")
+    return folder() / f"{name}.yaml"
+
+
+def describe(name: str) -> str:
+    """The template's first comment line."""
+    return path(name).read_text().splitlines()[0].lstrip("# ")
+
+
+def find(config: str) -> str:
+    """`config` itself where such a file exists or it looks like a path, else the template of that name."""
+    if Path(config).suffix or "/" in config or Path(config).exists():
+        return config
+    return str(path(config))

@@ -1,0 +1,1 @@
+"""The training loop: one step, what is measured, when things happen, checkpoints."""
