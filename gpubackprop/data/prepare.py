@@ -1,0 +1,141 @@
+"""From a source and its options to the loaders that training takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gpubackprop.data.loader import Loader
+from gpubackprop.data.options import DataOptions
+from gpubackprop.data.preprocessing import Preprocessing
+from gpubackprop.data.source import Array, DataInfo, Source, Split, Splits, sources
+from gpubackprop.data.split import held_out_count, hold_out
+from gpubackprop.data.transform import Transform, as_input
+from gpubackprop.errors import DataError
+
+FIT_BATCH = 4096  #: samples at a time while a transform measures the training inputs
+
+
+@dataclass(frozen=True)
+class Data:
+    """All that a run needs of its data."""
+
+    info: DataInfo  #: with the counts of the splits as they are used
+    train: Loader
+    validation: Loader | None
+    test: Loader | None
+    preprocessing: Preprocessing
+
+
+def check(source: Source, options: DataOptions) -> DataInfo:
+    """What `prepare` will find, from headers alone; DataError or ShapeError for all that can be known to fail."""
+    info = source.info()
+    counts = dict(info.counts)
+    if "train" not in counts:
+        raise DataError(f"{source.label}: no training samples here; found {', '.join(counts)}")
+    if isinstance(options.validation, str):
+        other = source.at(options.validation).info()
+        _check_alike(info, other, options.validation)
+        counts["validation"] = next(
+            other.counts[name] for name in ("validation", "test", "train") if name in other.counts
+        )
+    elif options.validation and "validation" not in counts:
+        counts["validation"] = held_out_count(counts["train"], options.validation)
+        counts["train"] -= counts["validation"]
+    if counts["train"] < 1:
+        raise DataError(f"data.validation: a share of {options.validation} leaves no samples to train on; lower it")
+    for augmentation in options.augment:
+        augmentation.check(info.input_shape)
+    for transform in options.transforms:
+        transform.check(info.input_shape)
+    order = [name for name in ("train", "validation", "test") if name in counts]
+    return dataclasses.replace(info, counts={name: counts[name] for name in order})
+
+
+def prepare(
+    source: Source,
+    options: DataOptions,
+    *,
+    seed: int = 0,
+    dtype: npt.DTypeLike = np.float32,
+    preprocessing: Preprocessing | None = None,
+) -> Data:
+    """Reads the source, holds out the validation samples and fits the transforms on the training samples.
+
+    With the `preprocessing` of an earlier run its transforms are used as they were fitted then. The training loader
+    shuffles by (seed, epoch); the others keep the order of the data.
+    """
+    info = check(source, options)
+    splits = _with_validation(source, source.load(), options, seed)
+    present = {name: split for name in info.counts if (split := getattr(splits, name)) is not None}
+    for name, split in present.items():
+        _check_labels(name, split, info)
+    info = dataclasses.replace(info, counts={name: len(split) for name, split in present.items()})
+    if preprocessing is None:
+        fitted = fit(options.transforms, splits.train, dtype)
+        preprocessing = Preprocessing.of(sources.name_of(type(source)), info, fitted)
+    train = Loader(
+        splits.train,
+        options.batch_size,
+        seed=seed,
+        dtype=dtype,
+        transforms=preprocessing.transforms,
+        augment=options.augment,
+        shuffle=options.shuffle,
+        drop_last=options.drop_last,
+    )
+    validation, test = (
+        None if split is None else Loader(split, options.batch_size, dtype=dtype, transforms=preprocessing.transforms)
+        for split in (splits.validation, splits.test)
+    )
+    return Data(info, train, validation, test, preprocessing)
+
+
+def fit(transforms: Sequence[Transform], train: Split, dtype: npt.DTypeLike = np.float32) -> list[Transform]:
+    """The transforms, each fitted on the training inputs as those before it leave them."""
+    fitted: list[Transform] = []
+    for transform in transforms:
+        fitted.append(transform.fit(_inputs(train, tuple(fitted), dtype)))
+    return fitted
+
+
+def _inputs(split: Split, transforms: tuple[Transform, ...], dtype: npt.DTypeLike) -> Iterator[Array]:
+    for first in range(0, len(split), FIT_BATCH):
+        inputs = as_input(split.take(np.arange(first, min(first + FIT_BATCH, len(split))))[0], dtype)
+        for transform in transforms:
+            inputs = transform(inputs)
+        yield inputs
+
+
+def _with_validation(source: Source, splits: Splits, options: DataOptions, seed: int) -> Splits:
+    """A path goes before the source's own validation split, and that before a share."""
+    if isinstance(options.validation, str):
+        other = source.at(options.validation).samples("validation", "test", "train")
+        return dataclasses.replace(splits, validation=other)
+    if splits.validation is not None or not options.validation:
+        return splits
+    train, validation = hold_out(splits.train, options.validation, seed, "data.validation")
+    return dataclasses.replace(splits, train=train, validation=validation)
+
+
+def _check_alike(info: DataInfo, other: DataInfo, path: str) -> None:
+    for what, mine, theirs in (
+        ("inputs of shape", info.input_shape, other.input_shape),
+        ("targets of shape", info.target_shape, other.target_shape),
+    ):
+        if mine != theirs:
+            raise DataError(f"{path}: {what} {theirs}, but the training data has {mine}")
+
+
+def _check_labels(name: str, split: Split, info: DataInfo) -> None:
+    """Targets that index the classes must be among those of the training set."""
+    labels = split.labels() if info.classes is not None else None
+    if labels is not None and labels.max() >= len(info.classes or ()):
+        raise DataError(
+            f"{name} split has class {labels.max()}, the training data only 0 to {len(info.classes or ()) - 1}; "
+            "every class must occur in the training data"
+        )

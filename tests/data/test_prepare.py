@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpubackprop.data import Arrays, DataOptions, Digits, Idx, Memory, check, prepare
+from gpubackprop.data.transform import Normalize, RandomFlip
+from gpubackprop.errors import DataError, ShapeError
+
+X, Y = np.random.default_rng(0).normal(5, 2, (100, 3)), np.arange(100) % 4
+
+
+def options(**given: object) -> DataOptions:
+    return DataOptions(**{"batch_size": 16, **given})
+
+
+def test_digits_from_end_to_end():
+    wanted = options(transforms=[Normalize()], augment=[RandomFlip()])
+    data = prepare(Digits(), wanted)
+    assert data.info.counts == {"train": 1293, "validation": 144, "test": 360}
+    assert data.info == check(Digits(), wanted)
+    batch = data.train.batch(0, 0)
+    assert batch["inputs"].shape == (16, 8, 8, 1)
+    assert batch["inputs"].dtype == np.float32
+    assert data.validation.augment == data.test.augment == []
+    assert not data.validation.shuffle
+    assert data.train.shuffle
+
+
+def test_the_seed_chooses_the_validation_samples_but_never_the_test_samples():
+    first, second = (prepare(Digits(), options(), seed=seed) for seed in (0, 1))
+    assert set(first.validation.split.rows) != set(second.validation.split.rows)
+    np.testing.assert_array_equal(first.test.split.rows, second.test.split.rows)
+    again = prepare(Digits(), options(), seed=1)
+    np.testing.assert_array_equal(again.validation.split.rows, second.validation.split.rows)
+
+
+def test_transforms_are_fitted_on_the_training_samples_alone():
+    data = prepare(Memory({"train": (X, Y)}), options(transforms=[Normalize()], validation=0.3))
+    normalize = data.preprocessing.transforms[0]
+    np.testing.assert_allclose(normalize.mean, X[data.train.split.rows].mean(axis=0), rtol=1e-6)
+    assert data.train.transforms == data.validation.transforms == data.preprocessing.transforms
+
+
+def test_each_transform_is_fitted_on_what_the_one_before_leaves():
+    data = prepare(Memory({"train": (X, Y)}), options(transforms=[Normalize(), Normalize()]), dtype=np.float64)
+    np.testing.assert_allclose(data.preprocessing.transforms[1].mean, 0, atol=1e-12)
+    np.testing.assert_allclose(data.preprocessing.transforms[1].std, 1, rtol=1e-12)
+
+
+def test_an_earlier_runs_preprocessing_is_used_as_it_was():
+    earlier = prepare(Memory({"train": (X, Y)}), options(transforms=[Normalize()])).preprocessing
+    data = prepare(Memory({"train": (X + 100, Y)}), options(transforms=[Normalize()]), preprocessing=earlier)
+    assert data.train.transforms == earlier.transforms
+
+
+def test_the_sources_own_validation_split_goes_before_a_share():
+    data = prepare(Memory({"train": (X, Y), "validation": (X[:7], Y[:7])}), options())
+    assert data.info.counts == {"train": 100, "validation": 7}
+
+
+def test_no_validation():
+    data = prepare(Memory({"train": (X, Y)}), options(validation=0.0))
+    assert data.validation is None
+    assert data.test is None
+    assert data.info.counts == {"train": 100}
+
+
+def test_validation_from_a_path(tmp_path: Path):
+    for name, x in (("a", X), ("b", X[:9])):
+        np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=Y[: len(x)])
+    wanted = options(validation=str(tmp_path / "b.npz"))
+    source = Arrays(str(tmp_path / "a.npz"))
+    assert prepare(source, wanted).info.counts == {"train": 100, "validation": 9} == check(source, wanted).counts
+    np.savez(tmp_path / "b.npz", x_train=X[:, :2], y_train=Y)
+    with pytest.raises(DataError, match=r"b\.npz: inputs of shape \(2,\), but the training data has \(3,\)"):
+        check(source, wanted)
+
+
+def test_counts_of_check_are_those_of_prepare(idx_folder: Path):
+    source = Idx(str(idx_folder))
+    assert check(source, options(validation=0.25)) == prepare(source, options(validation=0.25)).info
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "message"),
+    [
+        ({"transforms": [Normalize([1.0, 2.0], 1.0)]}, ShapeError, "mean has 2 numbers"),
+        ({"augment": [RandomFlip()]}, ShapeError, "random_flip is for images"),
+        ({"validation": 0.999}, DataError, "leaves no samples to train on"),
+        ({"validation": "elsewhere"}, DataError, "cannot be pointed at a path"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_read(wanted: dict[str, object], error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        check(Memory({"train": (X, Y)}), options(**wanted))
+
+
+def test_nothing_to_train_on():
+    with pytest.raises(DataError, match="no training samples here; found test"):
+        check(Memory({"test": (X, Y)}), options())
+
+
+def test_a_class_that_training_does_not_know():
+    with pytest.raises(DataError, match="test split has class 9, the training data only 0 to 3"):
+        prepare(Memory({"train": (X, Y), "test": (X[:1], np.array([9]))}), options())
