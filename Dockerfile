@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # gpubackprop in a container: `--target cpu`, or `--target cuda` for an NVIDIA GPU.
 #
 # A base is any Linux image with python3 >= 3.11 and its venv module. CUDA comes as wheels ([cuda12] or [cuda13]), so that
@@ -33,8 +32,8 @@ RUN python3 -m venv /opt/gpubackprop && /opt/gpubackprop/bin/pip install --no-ca
 
 FROM ${CPU_BASE} AS cpu
 COPY --from=cpu-dependencies /opt/gpubackprop /opt/gpubackprop
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    /opt/gpubackprop/bin/pip install --no-cache-dir --no-deps --no-index /wheel/*.whl \
+COPY --from=wheel /wheel /opt/gpubackprop/wheel
+RUN /opt/gpubackprop/bin/pip install --no-cache-dir --no-deps --no-index /opt/gpubackprop/wheel/*.whl \
     && install -d -o 1000 -g 1000 /runs /data
 # With a read-only root only /runs and /tmp are written: home and caches lie in /tmp, whoever the user is. The working
 # directory is /, so that a config's `runs/` and `data/` are the mounted folders.
@@ -47,8 +46,8 @@ CMD ["--help"]
 
 FROM ${CUDA_BASE} AS cuda
 COPY --from=cuda-dependencies /opt/gpubackprop /opt/gpubackprop
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    /opt/gpubackprop/bin/pip install --no-cache-dir --no-deps --no-index /wheel/*.whl \
+COPY --from=wheel /wheel /opt/gpubackprop/wheel
+RUN /opt/gpubackprop/bin/pip install --no-cache-dir --no-deps --no-index /opt/gpubackprop/wheel/*.whl \
     && install -d -o 1000 -g 1000 /runs /data
 # The first two tell the NVIDIA Container Toolkit what to hand in; bases other than NVIDIA's do not set them.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \

@@ -134,7 +134,11 @@ cpu() { build cpu; }
 cuda() { build cuda; }
 doctor() {
     run_in cuda doctor || echo "doctor: exit code $?"
-    run_in cuda train --device cuda --run-dir runs/none || echo "train --device cuda: exit code $?"
+    local status=0
+    run_in cuda train --device cuda --run-dir runs/none || status=$?
+    echo "train --device cuda: exit code $status"
+    [ $status = 4 ] || { echo "expected exit code 4: the device that was asked for is not available" >&2; return 1; }
+    [ ! -e "$cache/runs/none" ] || { echo "it left $cache/runs/none behind" >&2; return 1; }
 }
 
 require

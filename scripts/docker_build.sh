@@ -14,5 +14,5 @@ case $target in
 esac
 container=$(command -v docker || command -v podman) || { echo "neither docker nor podman is installed" >&2; exit 1; }
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# BuildKit, for the bind mount of the wheel; it is the default since Docker 23.
+# BuildKit skips the stages that the target does not need; it is the default since Docker 23.
 DOCKER_BUILDKIT=1 exec "$container" build --target "$target" --tag "gpubackprop:$target" "$@" .
