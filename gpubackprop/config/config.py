@@ -1,0 +1,229 @@
+"""A config: read, merged, overridden, checked, and said back with every default filled in."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from gpubackprop.config.check import BAD, Checker
+from gpubackprop.config.component import Component
+from gpubackprop.config.document import Mark, Node, Problems
+from gpubackprop.config.dump import dump
+from gpubackprop.config.merge import extend, from_text, read_text
+from gpubackprop.config.override import WrongPathError, override, read_overrides
+from gpubackprop.config.plugins import import_plugins
+from gpubackprop.config.signature import Argument, Pattern, first_option
+from gpubackprop.config.training import Training
+from gpubackprop.registry import NonNegative, Registry, did_you_mean
+
+Device = Annotated[str, Pattern(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")]
+Name = Annotated[str, Pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", "a name of letters, digits, _, - and .")]
+
+Check = Callable[[Mapping[str, Any], Problems], None]  #: a further check: (checked values by key, problems)
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The base classes whose registries a config draws from, and the options that all data shares."""
+
+    layer: type
+    loss: type
+    metric: type
+    optimizer: type
+    schedule: type
+    source: type
+    data_options: type
+
+    @classmethod
+    def installed(cls) -> Kinds:
+        """Those of this package, with everything that it registers."""
+        from gpubackprop.data.options import DataOptions
+        from gpubackprop.data.source import Source
+        from gpubackprop.nn.layer import Layer
+        from gpubackprop.nn.loss import Loss
+        from gpubackprop.optim.optimizer import Optimizer
+        from gpubackprop.optim.schedule import Schedule
+        from gpubackprop.train.metric import Metric
+
+        return cls(Layer, Loss, Metric, Optimizer, Schedule, Source, DataOptions)
+
+    def keys(self) -> dict[str, Argument]:
+        """The keys at the top of a config, as if they were a constructor's arguments."""
+        keys = (
+            Argument("format", Literal[1], 1),
+            Argument("name", Name, "run"),
+            Argument("seed", NonNegative, 0),
+            Argument("device", Device, "auto"),
+            Argument("precision", Literal["float32", "float64"], "float32"),
+            Argument("kernels", Literal["auto", "reference"], "auto"),
+            Argument("plugins", list[str], factory=list),
+            Argument("data", self.source),
+            Argument("model", list[self.layer]),  # type: ignore[name-defined]  # an annotation as a value
+            Argument("loss", self.loss),
+            Argument("metrics", list[self.metric], factory=list),  # type: ignore[name-defined]  # the same
+            Argument("optimizer", self.optimizer),
+            Argument("schedule", self.schedule | None, None),
+            Argument("training", Training, factory=dict),
+        )
+        return {argument.name: argument for argument in keys}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config without a mistake. Components are built by whoever uses them."""
+
+    name: str
+    seed: int
+    device: str
+    precision: Literal["float32", "float64"]
+    kernels: Literal["auto", "reference"]
+    plugins: list[str]  #: absolute paths
+    data: Component  #: `data.build()` is the source, `data.common.build()` the options that all data shares
+    model: list[Component]
+    loss: Component
+    metrics: list[Component]
+    optimizer: Component
+    schedule: Component | None
+    training: Training
+    text: str  #: the file as given
+    path: str | None = None  #: the file's path as given; None for a dict
+
+    def resolved(self) -> dict[str, Any]:
+        """The config as plain values with every default filled in; loads to the same run anywhere."""
+        values = {
+            "format": 1,
+            "name": self.name,
+            "seed": self.seed,
+            "device": self.device,
+            "precision": self.precision,
+            "kernels": self.kernels,
+            "plugins": list(self.plugins),
+            "data": self.data.single(),
+            "model": [layer.entry() for layer in self.model],
+            "loss": self.loss.single(),
+            "metrics": [metric.entry() for metric in self.metrics],
+            "optimizer": self.optimizer.single(),
+            "schedule": self.schedule.single() if self.schedule else None,
+            "training": dataclasses.asdict(self.training),
+        }
+        return {key: value for key, value in values.items() if value not in (None, [])}
+
+    def resolved_yaml(self) -> str:
+        """`resolved` as YAML."""
+        return dump(self.resolved())
+
+
+def load_config(
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    *,
+    checks: Iterable[Check] = (),
+    kinds: Kinds | None = None,
+) -> Config:
+    """Read a config from a YAML file, or from a dict, and check all of it.
+
+    `overrides`: `["optimizer.lr=0.01"]`, or `{"optimizer.lr": 0.01}`. `checks` see what could be
+    made of each key, even where there were mistakes (a layer that could not be made is None), and
+    add problems of their own. Raises ConfigError with all problems, in the order of the file.
+    """
+    kinds = kinds or Kinds.installed()
+    problems = Problems()
+    document, text = _read(source, problems)
+    if document is None:
+        problems.raise_any()
+        raise AssertionError("a config that cannot be read has a problem")
+    document, plugins, sure = _overridden(document, overrides, kinds, problems)
+    values = _check(document, kinds, Checker(problems, sure), problems) | {"plugins": plugins}
+    for check in checks:
+        check(values, problems)
+    problems.raise_any()
+    path = None if isinstance(source, Mapping) else os.fspath(source)
+    if "name" not in document.value:
+        values["name"] = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).stem).lstrip(".-") or "run" if path else "run"
+    del values["format"]
+    return Config(**values, text=text, path=path)
+
+
+def _read(source: str | os.PathLike[str] | Mapping[str, Any], problems: Problems) -> tuple[Node | None, str]:
+    if isinstance(source, Mapping):
+        node = Node.of(source, Mark("config"))
+        return extend(node, problems) if "extends" in source else node, dump(node.plain())
+    path = os.fspath(source)
+    text = read_text(path, Mark(path), "", problems)
+    return (None, "") if text is None else (from_text(text, path, problems), text)
+
+
+def _overridden(
+    document: Node, overrides: Mapping[str, Any] | Iterable[str], kinds: Kinds, problems: Problems
+) -> tuple[Node, list[str], bool]:
+    """(document with overrides, absolute paths of its plugins, whether all plugins are there).
+
+    Plugins come first: the short form of a component that they register may have to be written out.
+    """
+    given = read_overrides(overrides, problems)
+    plugins: list[str] = []
+    sure = True
+    for turn in ("plugins", "the rest"):
+        for path, value in given:
+            if (path.partition(".")[0] == "plugins") == (turn == "plugins"):
+                try:
+                    document = override(document, path, value, lambda name, path=path: _first(name, path, kinds))
+                except WrongPathError as error:
+                    problems.add(value.mark, path, str(error))
+        if turn == "plugins" and (node := document.value.get("plugins")) and node.value is not None:
+            plugins, sure = import_plugins(node, problems)
+    return document, plugins, sure
+
+
+def _first(name: str, path: str, kinds: Kinds) -> str | None:
+    layers = path.startswith("model.")
+    registries = [each for base, each in Registry.by_base.items() if (base is kinds.layer) == layers]
+    return next((first_option(registry[name]) for registry in registries if name in registry), None)
+
+
+def _check(document: Node, kinds: Kinds, checker: Checker, problems: Problems) -> dict[str, Any]:
+    """What could be made of each key; a key without a value is as good as absent."""
+    keys = kinds.keys()
+    given = document.without(*(key for key, node in document.value.items() if node.value is None))
+    for key in given.value:
+        if key not in keys:
+            message = f"unknown key; allowed: {', '.join(keys)}, extends{did_you_mean(key, [*keys, 'extends'])}"
+            problems.add(given.key(key), key, message)
+    values: dict[str, Any] = {}
+    for key, argument in keys.items():
+        if key == "plugins":
+            continue
+        node = given.value.get(key)
+        if node is None and argument.required:
+            problems.add(document.mark, key, "missing; a config needs data, model, loss and optimizer")
+        elif node is None:
+            values[key] = argument.fallback()
+        elif key == "data":
+            source = Registry.by_base[kinds.source]
+            values[key] = checker.component(node, source, key, common=kinds.data_options)
+        elif key == "model":
+            values[key] = checker.entries(node, Registry.by_base[kinds.layer], key)
+            if node.value == []:
+                problems.add(node.mark, key, "is empty; it needs at least one layer")
+        elif (value := checker.value(node, argument.annotation, key)) is not BAD:
+            values[key] = value
+    training = values.get("training")
+    if not problems:
+        values["training"] = training.build() if isinstance(training, Component) else Training()
+        _check_monitor(given, values, problems)
+    return values
+
+
+def _check_monitor(document: Node, values: Mapping[str, Any], problems: Problems) -> None:
+    monitor = values["training"].monitor
+    metrics = [f"val/{getattr(metric.build(), 'name', metric.type)}" for metric in values["metrics"]]
+    known = [*metrics, "val/loss", "train/loss"]
+    if monitor is not None and monitor not in known:
+        node = document.value["training"].value["monitor"]
+        message = f"must be one of {', '.join(known)}, got {monitor!r}{did_you_mean(monitor, known)}"
+        problems.add(node.mark, "training.monitor", message)

@@ -1,0 +1,48 @@
+"""The `training` section of a config: how long, how often, and what to keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gpubackprop.registry import NonNegative, NonNegativeFloat, Positive, PositiveFloat
+
+
+@dataclass
+class EarlyStopping:
+    """Stop when the monitored figure has not improved for a while."""
+
+    patience: Positive = 5  #: evaluations without an improvement
+    min_delta: NonNegativeFloat = 0.0  #: a smaller change is no improvement
+
+
+@dataclass
+class Checkpointing:
+    """When checkpoints are written, besides last and best."""
+
+    every: Literal["epoch"] | Positive = "epoch"  #: `epoch`, or a number of optimizer steps
+    keep: NonNegative = 3  #: numbered checkpoints that are kept, the newest ones
+
+
+@dataclass
+class Training:
+    """How long to train, and what happens along the way. Steps are optimizer steps.
+
+    Raises ValueError where both `epochs` and `steps` are given; with neither it is 10 epochs.
+    """
+
+    epochs: Positive | None = None
+    steps: Positive | None = None
+    accumulate: Positive = 1  #: batches whose gradients make one step
+    clip_norm: PositiveFloat | None = None
+    clip_value: PositiveFloat | None = None
+    monitor: str | None = None  #: figure that chooses `best`; None: the first metric on validation data
+    early_stopping: EarlyStopping | None = None
+    checkpoint: Checkpointing = field(default_factory=Checkpointing)
+    log_every: Positive = 50  #: steps between two lines of metrics.jsonl
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("epochs and steps are both given; keep one of them")
+        if self.epochs is None and self.steps is None:
+            self.epochs = 10
