@@ -55,6 +55,8 @@ class Component:
             raise ConfigError([Problem(str(self.mark), self.path, message)]) from error
         if self.name is not None:
             built.name = self.name
+        if hasattr(self.cls, "origin"):
+            built.origin = self  # a layer says where it stands when its shape turns out not to fit
         return built
 
     def _value(self, argument: Argument) -> Any:

@@ -48,7 +48,7 @@ class Kinds:
         from gpubackprop.nn.loss import Loss
         from gpubackprop.optim.optimizer import Optimizer
         from gpubackprop.optim.schedule import Schedule
-        from gpubackprop.train.metric import Metric
+        from gpubackprop.training.metric import Metric
 
         return cls(Layer, Loss, Metric, Optimizer, Schedule, Source, DataOptions)
 

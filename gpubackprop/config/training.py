@@ -40,6 +40,7 @@ class Training:
     early_stopping: EarlyStopping | None = None
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
     log_every: Positive = 50  #: steps between two lines of metrics.jsonl
+    validate_every: Literal["epoch"] | Positive = "epoch"  #: `epoch`, or a number of optimizer steps
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:

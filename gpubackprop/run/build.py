@@ -1,0 +1,37 @@
+"""A model from the layers of a config, in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpubackprop.config import Problems
+from gpubackprop.config.check import Checker
+from gpubackprop.config.document import Mark, Node
+from gpubackprop.nn.containers import Sequential
+from gpubackprop.nn.layer import Layer, Shape, layers
+
+
+def build(
+    model: Layer | Sequence[Any],
+    input_shape: Shape | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    precision: str = "float32",
+) -> Layer:
+    """A model with weights, from a layer or from the list that a config's `model` holds.
+
+        model = build([{"linear": 512}, "relu", {"linear": 10}], input_shape=(784,))
+
+    input_shape  of one sample, without the batch axis; may be left out where all sizes are given
+    device       cpu, cuda, cuda:N or auto
+    precision    float32 or float64
+
+    Raises ConfigError for a list with mistakes, ShapeError where layers do not fit, DeviceError.
+    """
+    if not isinstance(model, Layer):
+        problems = Problems()
+        entries = Checker(problems).entries(Node.of(list(model), Mark("model")), layers, "model")
+        problems.raise_any()
+        model = Sequential(*(entry.build() for entry in entries if entry is not None))
+    return model.build(None if input_shape is None else tuple(input_shape), seed, device, precision)
