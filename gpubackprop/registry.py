@@ -89,7 +89,9 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> type[T]:
         if name not in self._classes:
-            raise UsageError(f"unknown {self.kind} {name!r}; known: {', '.join(sorted(self))}{did_you_mean(name, self)}")
+            raise UsageError(
+                f"unknown {self.kind} {name!r}; known: {', '.join(sorted(self))}{did_you_mean(name, self)}"
+            )
         return self._classes[name]
 
     def __contains__(self, name: object) -> bool:

@@ -61,10 +61,13 @@ class Tensor:
 
 
 class Op:
-    """A hand-written pair: `forward(b, *arrays, **options) -> (y, saved)`, `backward(b, saved, dy, slots) -> gradients`.
+    """A hand-written pair of functions, called with a backend `b` and arrays.
+
+        forward(b, *arrays, **options) -> y, saved
+        backward(b, saved, dy, slots) -> a gradient, or None, for each array
 
     y may be a tuple of arrays; dy then is a tuple too, None where nothing came back. Ops are pure: inputs, saved and dy
-    are read-only. Calling the op on tensors runs forward and records it; arrays and None among the inputs are constants.
+    are read-only. Calling the op on tensors runs forward and records it; arrays and None are constants.
     """
 
     def __init__(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:

@@ -34,4 +34,3 @@ def choose(device: str) -> tuple[Backend, str]:
         raise UsageError(f"unknown device {device!r}; known: auto, cpu, cuda, cuda:N")
     backend = CupyBackend(int(match[1] or 0))
     return backend, f"device: {backend.describe()}, as asked"
-

@@ -21,7 +21,9 @@ class CupyBackend(Backend):
         cupy = import_cupy()
         count = device_count()
         if index >= count:
-            raise DeviceError(f"cuda:{index} does not exist: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}")
+            raise DeviceError(
+                f"cuda:{index} does not exist: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}"
+            )
         self._cupy, self._index = cupy, index
         self.device, self.xp = f"cuda:{index}", cupy
         cupy.cuda.Device(index).use()
@@ -77,5 +79,7 @@ def device_count() -> int:
     except Exception as error:  # CuPy's wheels raise different classes where the driver's library is missing
         raise DeviceError(f"no usable NVIDIA GPU: {str(error).splitlines()[0]}") from error
     if count == 0:
-        raise DeviceError("no usable NVIDIA GPU: cudaErrorNoDevice: CUDA sees no device (is CUDA_VISIBLE_DEVICES empty?)")
+        raise DeviceError(
+            "no usable NVIDIA GPU: cudaErrorNoDevice: CUDA sees no device (is CUDA_VISIBLE_DEVICES empty?)"
+        )
     return count

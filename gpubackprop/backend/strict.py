@@ -18,8 +18,7 @@ import numpy.typing as npt
 from gpubackprop.backend.base import Array, Backend, HostArray, NumpyBackend
 
 #: Functions and constants that CuPy has under NumPy's name and with its meaning (a test compares with CuPy itself).
-SHARED = frozenset(
-    """
+SHARED_NAMES = """
     abs absolute add arange argmax argmin argsort array_equal asarray broadcast_to ceil clip concatenate copyto cos
     cumsum divide dtype empty empty_like equal exp expand_dims expm1 eye finfo flip float32 float64 floor full full_like
     greater iinfo inf int32 int64 isfinite less log log1p logical_and logical_not logical_or matmul max maximum mean
@@ -27,13 +26,14 @@ SHARED = frozenset(
     reciprocal repeat reshape rint roll round sign sin split sqrt square squeeze stack subtract sum swapaxes take
     take_along_axis tanh tensordot transpose tri tril triu uint32 uint64 uint8 var where zeros zeros_like bool_ int8
     array_split einsum dot std median cumprod sinh cosh arctan exp2 log2 floor_divide remainder any all isnan
-    """.split()
-)
-_METHODS = frozenset(
-    "all any argmax argmin argsort astype clip copy cumsum fill max mean min prod ravel repeat reshape round squeeze "
-    "std sum swapaxes take transpose var view".split()
-)
-_ATTRIBUTES = frozenset("dtype shape ndim size strides nbytes itemsize flags".split())
+"""
+SHARED = frozenset(SHARED_NAMES.split())
+_METHOD_NAMES = """
+    all any argmax argmin argsort astype clip copy cumsum fill max mean min prod ravel repeat reshape round squeeze
+    std sum swapaxes take transpose var view
+"""
+_METHODS = frozenset(_METHOD_NAMES.split())
+_ATTRIBUTES = frozenset(("dtype", "shape", "ndim", "size", "strides", "nbytes", "itemsize", "flags"))
 
 
 class StrictError(TypeError):
@@ -106,6 +106,11 @@ def _binary(name: str, reflected: bool) -> Callable[[StrictArray, object], Any]:
     return method
 
 
+def _unary(name: str) -> Callable[[StrictArray], Any]:
+    function = getattr(operator, name)
+    return lambda self: _wrap(function(self._host))
+
+
 def _inplace(name: str) -> Callable[[StrictArray, object], StrictArray]:
     function = getattr(operator, name)
 
@@ -116,15 +121,17 @@ def _inplace(name: str) -> Callable[[StrictArray, object], StrictArray]:
     return method
 
 
-for _name in "add sub mul truediv floordiv mod pow and_ or_ xor lshift rshift matmul".split():
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+_BITWISE = ("and_", "or_", "xor", "lshift", "rshift")
+for _name in _ARITHMETIC + _BITWISE:
     _bare = _name.strip("_")
     setattr(StrictArray, f"__{_bare}__", _binary(_name, reflected=False))
     setattr(StrictArray, f"__r{_bare}__", _binary(_name, reflected=True))
     setattr(StrictArray, f"__i{_bare}__", _inplace(f"i{_bare}"))
-for _name in "eq ne lt le gt ge".split():
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(StrictArray, f"__{_name}__", _binary(_name, reflected=False))
-for _name in "neg pos invert abs".split():
-    setattr(StrictArray, f"__{_name}__", lambda self, f=getattr(operator, _name): _wrap(f(self._host)))
+for _name in ("neg", "pos", "invert", "abs"):
+    setattr(StrictArray, f"__{_name}__", _unary(_name))
 StrictArray.__hash__ = None  # type: ignore[assignment]  # == compares elements, as NumPy's does
 
 
@@ -175,7 +182,9 @@ class StrictNamespace:
         if name not in SHARED:
             raise AttributeError(f"{name!r} is not among the functions that NumPy and CuPy share (backend/strict.py)")
         thing = getattr(np, name)
-        if isinstance(thing, types.FunctionType | types.BuiltinFunctionType | np.ufunc) or hasattr(thing, "__wrapped__"):
+        if isinstance(thing, types.FunctionType | types.BuiltinFunctionType | np.ufunc) or hasattr(
+            thing, "__wrapped__"
+        ):
             return lambda *args, **kwargs: _wrap(thing(*_unwrap(args), **_unwrap(kwargs)))
         return thing
 

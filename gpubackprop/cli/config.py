@@ -14,7 +14,9 @@ from gpubackprop.errors import UsageError
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a template.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value: optimizer.lr=0.01, model.3.linear.out_features=5."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a value: optimizer.lr=0.01, model.3.linear.out_features=5."
+    ),
 ]
 
 

@@ -24,9 +24,7 @@ def train(
     device: Annotated[
         str | None, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:N; goes before the config's.")
     ] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to write; must be new or empty.")
-    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; must be new or empty.")] = None,
 ) -> None:
     """Train a network: give CONFIG, or --resume RUN_DIR."""
     if (config is None) == (resume is None):

@@ -1,4 +1,4 @@
-"""Starting values of weights, with PyTorch's names, formulas and defaults; float64 on the host, shape as the param's."""
+"""Starting values of weights, with PyTorch's names, formulas and defaults; float64 on the host."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ def orthogonal(gain: float = 1.0) -> Init:
         q, r = np.linalg.qr(rng.normal(0.0, 1.0, (max(rows, columns), min(rows, columns))))
         q *= np.sign(np.diag(r))  # makes the distribution uniform over orthogonal matrices
         flat: Any = q if rows >= columns else q.T
-        return gain * flat.reshape(shape)
+        weight: HostArray = gain * flat.reshape(shape)
+        return weight
 
     return init

@@ -171,9 +171,7 @@ class Layer:
 class _Built:
     """What building a model makes: its device and its memory."""
 
-    def __init__(
-        self, backend: Backend, parameters: Parameters, stored: dict[str, Param | Buffer], seed: int
-    ) -> None:
+    def __init__(self, backend: Backend, parameters: Parameters, stored: dict[str, Param | Buffer], seed: int) -> None:
         self.backend, self.parameters, self.stored, self.seed = backend, parameters, stored, seed
 
     def as_input(self, x: Any) -> Array:

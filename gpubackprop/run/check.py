@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -80,15 +81,17 @@ class _Parts:
         if self.info is not None and output is not None:
             target, classes = self.info.target_shape, self.info.classes
             for component, loss in losses:
-                self.guard(component, lambda loss=loss: loss.check(output, target, classes))
+                self.guard(component, partial(loss.check, output, target, classes))
             for component, metric in metrics:
-                self.guard(component, lambda metric=metric: metric.check(output, target))
+                self.guard(component, partial(metric.check, output, target))
         training = values.get("training")
         if self.info is not None and "validation" not in self.info.counts and training is not None:
             for key in ("monitor", "early_stopping"):
                 if getattr(training, "options", vars(training)).get(key) is not None:
                     where = getattr(training, "mark", Mark("config"))
-                    problems.add(where, f"training.{key}", "needs validation data, and there is none; set data.validation")
+                    problems.add(
+                        where, f"training.{key}", "needs validation data, and there is none; set data.validation"
+                    )
 
     def read(self, section: Component | None) -> None:
         """The source, the options that all data shares, and what the headers tell."""
@@ -97,7 +100,7 @@ class _Parts:
         try:
             self.source = section.build() if self.arrays is None else data.Memory(self.arrays)
             self.options = section.common.build()
-            self.info = data.check(self.source, self.options)  # type: ignore[arg-type]  # both were made above
+            self.info = data.check(self.source, self.options)
         except (DataError, ShapeError) as error:
             self.problems.add(section.mark, "data", str(error))
         except ConfigError as error:
@@ -127,8 +130,8 @@ class _Parts:
         except ShapeError as error:
             inner = error.under(key, layer)
             origin = getattr(inner.layer, "origin", None)
-            known = isinstance(origin, Component)
-            self.problems.add(origin.mark if known else Mark("config"), origin.path if known else key, inner.reason)
+            mark, path = (origin.mark, origin.path) if isinstance(origin, Component) else (Mark("config"), key)
+            self.problems.add(mark, path, inner.reason)
             return None
 
     def made(self, components: Iterable[Component | None], even_broken: bool = False) -> list[tuple[Component, Any]]:

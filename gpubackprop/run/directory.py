@@ -51,7 +51,9 @@ class RunDirectory:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise UsageError(f"{candidate}: cannot be created ({error.strerror}); choose another with --run-dir") from error
+                raise UsageError(
+                    f"{candidate}: cannot be created ({error.strerror}); choose another with --run-dir"
+                ) from error
             return cls(candidate)
         raise AssertionError("unreachable")
 
@@ -112,7 +114,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What a run ran on: program, Python, libraries, machine, device, and the variables that change results or speed."""
+    """What a run ran on: program, Python, libraries, machine, device, and the variables that change its speed."""
     packages = ("gpubackprop", "numpy", "scipy", "scikit-learn", "safetensors", "cupy-cuda12x", "cupy-cuda13x")
     variables = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {

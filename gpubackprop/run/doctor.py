@@ -97,19 +97,28 @@ def _devices(findings: Findings, driver: str | None, extra: str) -> tuple[Findin
     except DeviceError as error:
         findings.append(("GPU", f"not usable: {error}"))
         if driver and "cudaErrorInsufficientDriver" in str(error):
-            return findings, [f"GPU: driver {driver} is too old for this CuPy: update it, or pip install 'gpubackprop[cuda12]'"]
+            return findings, [
+                f"GPU: driver {driver} is too old for this CuPy: update it, or pip install 'gpubackprop[cuda12]'"
+            ]
         if "lib" in str(error) or "not installed" in str(error):
             return findings, [f"GPU: a CUDA library is missing: pip install --force-reinstall 'gpubackprop[{extra}]'"]
         return findings, [f"GPU: CUDA sees none{_driver_line(driver)}"]
     findings += [("GPU", CupyBackend(index).describe()) for index in range(count)]
-    findings += [("cuDNN", version_of("nvidia-cudnn-cu13") or version_of("nvidia-cudnn-cu12") or "not installed (not needed yet)")]
+    findings += [
+        (
+            "cuDNN",
+            version_of("nvidia-cudnn-cu13") or version_of("nvidia-cudnn-cu12") or "not installed (not needed yet)",
+        )
+    ]
     return findings, []
 
 
 def _driver_line(driver: str | None) -> str:
     if driver:
         return ""
-    return f"; install NVIDIA's driver first ({MINIMUM_DRIVER[13]} or newer for CUDA 13, {MINIMUM_DRIVER[12]} for CUDA 12)"
+    return (
+        f"; install NVIDIA's driver first ({MINIMUM_DRIVER[13]} or newer for CUDA 13, {MINIMUM_DRIVER[12]} for CUDA 12)"
+    )
 
 
 def _driver() -> str | None:

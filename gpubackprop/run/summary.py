@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from gpubackprop.nn.layer import PRECISIONS, Layer
 from gpubackprop.parameters import Param
 from gpubackprop.run.check import Plan
@@ -21,10 +23,13 @@ def lines(plan: Plan) -> list[str]:
         if layer.shapes is not None
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    table = ["  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True))) for r in rows]
+    table = [
+        "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True)))
+        for r in rows
+    ]
     table.insert(1, "  ".join("-" * width for width in widths))
 
-    size = PRECISIONS[config.precision]().itemsize
+    size = np.dtype(PRECISIONS[config.precision]).itemsize
     batch = plan.options.batch_size
     parameters = model.parameters()
     optimizer = config.optimizer.build(parameters)

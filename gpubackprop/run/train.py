@@ -142,7 +142,10 @@ class _Training:
         )
         self.say(chosen)
         parameters = checked.model.parameters()
-        self.say(f"{config.name}: {parameters.count:,} parameters, {_counts(prepared)}, {total:,} steps of {per_epoch:,} an epoch")
+        self.say(
+            f"{config.name}: {parameters.count:,} parameters, {_counts(prepared)}, "
+            f"{total:,} steps, {per_epoch:,} an epoch"
+        )
         self.say(f"run directory: {directory.path}" + (f", going on from step {self.state.step:,}" if last else ""))
         self._progress = progress
 
@@ -175,7 +178,8 @@ class _Training:
             self.tensorboard.close()
         if self._signal is not None and not self.state.finished:
             name = signal.Signals(self._signal).name
-            line = f"stopped by {name} at step {self.state.step}; go on with: gpubackprop train --resume {self.directory.path}"
+            go_on = f"gpubackprop train --resume {self.directory.path}"
+            line = f"stopped by {name} at step {self.state.step}; go on with: {go_on}"
             self.log.write(line)
             raise InterruptedRun(line, 128 + self._signal)
         self.test()

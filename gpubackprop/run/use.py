@@ -80,7 +80,7 @@ class Run:
         return model
 
     def evaluate(self, split: str = "test", name: str | None = None, path: str | None = None) -> dict[str, Any]:
-        """`{"checkpoint": "best", "split": "test", "samples": 360, "test/loss": …}` of a split, or of data at `path`."""
+        """`{"checkpoint": "best", "split": "test", "samples": 360, "test/loss": …}`, of a split or of data at `path`."""
         folder = self.checkpoint(name)
         config = self.config
         loader = self._loader(split, path)
@@ -96,12 +96,12 @@ class Run:
         if path is not None:
             found = source.at(path).samples(split, "test", "validation", "train")
             return Loader(found, options.batch_size, dtype=dtype, transforms=self.preprocessing.transforms)
-        prepared = data_floor.prepare(
-            source, options, seed=config.seed, dtype=dtype, preprocessing=self.preprocessing
-        )
+        prepared = data_floor.prepare(source, options, seed=config.seed, dtype=dtype, preprocessing=self.preprocessing)
         loader: Loader | None = getattr(prepared, split)
         if loader is None:
-            raise DataError(f"the data has no {split} split; it has {', '.join(prepared.info.counts)}; or give --data PATH")
+            raise DataError(
+                f"the data has no {split} split; it has {', '.join(prepared.info.counts)}; or give --data PATH"
+            )
         # Training order and augmentation are not for measuring.
         return Loader(loader.split, options.batch_size, dtype=dtype, transforms=self.preprocessing.transforms)
 

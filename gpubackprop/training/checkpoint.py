@@ -1,8 +1,8 @@
 """Checkpoints: a folder of two safetensors files and a JSON state, written aside and renamed. No pickle.
 
-    checkpoints/best/model.safetensors       the state dict, PyTorch's keys and layouts
-                     optimizer.safetensors   `<param>.<state>` arrays
-                     state.json              step, losses since the last log line, best figure, …
+checkpoints/best/model.safetensors       the state dict, PyTorch's keys and layouts
+                 optimizer.safetensors   `<param>.<state>` arrays
+                 state.json              step, losses since the last log line, best figure, …
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ once as Python floats, into the figure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -32,7 +33,9 @@ class Metric:
     def check(self, output_shape: tuple[int, ...], target_shape: tuple[int, ...]) -> None:
         """Raise ShapeError where this metric cannot compare such outputs with such targets."""
         if output_shape != target_shape:
-            raise ShapeError(f"{self.name} compares outputs {output_shape} with targets {target_shape}; shapes must agree")
+            raise ShapeError(
+                f"{self.name} compares outputs {output_shape} with targets {target_shape}; shapes must agree"
+            )
 
 
 metrics = Registry("metric", Metric)
@@ -117,7 +120,7 @@ class RootMeanSquaredError(MeanSquaredError):
 
     def value(self, *totals: float) -> float:
         """√(sum / count)."""
-        return super().value(*totals) ** 0.5
+        return math.sqrt(super().value(*totals))
 
 
 class Totals:

@@ -70,9 +70,7 @@ class TrainStep:
         return losses / weight
 
 
-def value_and_grad(
-    model: Layer, loss: Loss, x: Any, target: Any, *, step: int = 0
-) -> tuple[Array, dict[str, Array]]:
+def value_and_grad(model: Layer, loss: Loss, x: Any, target: Any, *, step: int = 0) -> tuple[Array, dict[str, Array]]:
     """The mean loss in training mode, shape (), and its gradient for every trainable parameter.
 
     Gradients come under PyTorch's keys and in its layouts, as the same kind of array as `x`; shared weights under their

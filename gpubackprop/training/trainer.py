@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
 
 from gpubackprop.backend import Array
@@ -111,7 +112,7 @@ class Trainer:
         """Train to the end. Raises DivergedError; returns early, `finished` unset, where a signal came."""
         state = self.state
         for batches in self.batches():
-            self.step.optimizer.lr = self.schedule.lr(state.step, self.base_lr)
+            self.set_rate()
             self._pending.append(self.step(batches))
             state.step += 1
             state.samples += sum(len(batch["inputs"]) for batch in batches)
@@ -142,7 +143,7 @@ class Trainer:
         while not self.done:
             epoch, start = divmod(self.state.step, self.steps_per_epoch)
             first = start * self.accumulate
-            ahead = prefetch(lambda i, e=epoch, f=first: self.loader.batch(e, f + i), len(self.loader) - first)
+            ahead = prefetch(partial(self._batch, epoch, first), len(self.loader) - first)
             group: list[Batch] = []
             for batch in ahead:
                 group.append(batch)
@@ -151,6 +152,16 @@ class Trainer:
                     group = []
             if group:
                 yield group
+
+    def _batch(self, epoch: int, first: int, index: int) -> Batch:
+        return self.loader.batch(epoch, first + index)
+
+    def set_rate(self) -> None:
+        """The learning rate of the next step, and its momentum where the schedule cycles that too."""
+        optimizer, step = self.step.optimizer, self.state.step
+        optimizer.lr = self.schedule.lr(step, self.base_lr)
+        momentum = self.schedule.momentum(step)
+        optimizer.momentum = optimizer.momentum if momentum is None else momentum
 
     @property
     def done(self) -> bool:
@@ -210,7 +221,7 @@ class Trainer:
         if self.monitor is None or self.monitor not in record:
             return
         state, value = self.state, record[self.monitor]
-        self.schedule.observe(value)
+        self.schedule.observe(value, self.better)
         gain = math.inf if state.best is None else (value - state.best) * (1 if self.better == "max" else -1)
         if gain > self.min_delta:
             state.best, state.best_step, state.since_best = value, state.step, 0
@@ -237,7 +248,9 @@ class Trainer:
     def diverged(self, step: int, what: str) -> DivergedError:
         """What to say when training went astray."""
         lr = self.step.optimizer.lr
-        return DivergedError(f"training diverged at step {step}: {what} (lr {lr:.3g}); try a lower lr, clip_norm or a warmup")
+        return DivergedError(
+            f"training diverged at step {step}: {what} (lr {lr:.3g}); try a lower lr, clip_norm or a warmup"
+        )
 
     def _stamped(self, record: Record) -> Record:
         stamp = {"step": self.state.step, "epoch": self.epoch, "time": self.state.seconds}
