@@ -18,6 +18,7 @@ from gpubackprop.config.component import Component
 from gpubackprop.config.document import UNKNOWN, Mark, Node, Problems, describe
 from gpubackprop.config.signature import (
     Argument,
+    a,
     alternatives,
     arguments,
     first_option,
@@ -200,7 +201,7 @@ class Checker:
             if isinstance(name.value, str):
                 return _Form(name.value, name.mark, node.without("type"))
             if name.value is not UNKNOWN:
-                self.problems.add(name.mark, path, f"type must be the name of a {kind}, got {describe(name.value)}")
+                self.problems.add(name.mark, path, f"type must be the name of {a(kind)}, got {describe(name.value)}")
         elif entry and len(value) == 1:
             ((name, below),) = value.items()
             if below.value is UNKNOWN:
@@ -215,7 +216,7 @@ class Checker:
         else:
             named = next((key for key in value if key in registry), None)
             remedy = f"write {named}, or {{type: {named}, …}}" if named else f"known: {', '.join(sorted(registry))}"
-            self.problems.add(node.mark, path, f"a {kind} is NAME or {{type: NAME, …}}, type is missing; {remedy}")
+            self.problems.add(node.mark, path, f"{a(kind)} is NAME or {{type: NAME, …}}, type is missing; {remedy}")
         return None
 
     def _name(self, node: Node, path: str) -> str | None:

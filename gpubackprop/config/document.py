@@ -85,6 +85,7 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: list[tuple[Mark, str, str]] = []
+        self.files: list[str] = []  #: those read so far, in the order in which their problems come
 
     def add(self, mark: Mark, key: str, message: str) -> None:
         """Note that `key`, a dotted path (or empty), which stands at `mark`, is wrong: `message`."""
@@ -100,9 +101,12 @@ class Problems:
         return len(self._found)
 
     def __iter__(self) -> Iterator[Problem]:
-        """In the order of the files: the one whose problem came first, then by line; `--set` last."""
-        files = list(dict.fromkeys(mark.file for mark, _, _ in self._found))
-        order = sorted(self._found, key=lambda found: (not found[0].line, files.index(found[0].file), found[0][1:]))
+        """By file, line and column; what stands in no file comes last."""
+
+        def place(mark: Mark) -> tuple[bool, int, int, int]:
+            return not mark.line, self.files.index(mark.file) if mark.file in self.files else 0, mark.line, mark.column
+
+        order = sorted(self._found, key=lambda found: place(found[0]))
         return (Problem(str(mark), key, message) for mark, key, message in order)
 
     def raise_any(self) -> None:
@@ -116,6 +120,7 @@ def parse(text: str, file: str, problems: Problems, at: Mark | None = None) -> N
 
     `at` replaces all places, for a value from the command line. None where there is no tree.
     """
+    problems.files.append(file)
     return _Reader(text, file, problems, at).document()
 
 

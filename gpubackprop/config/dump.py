@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from typing import Any
 
@@ -11,6 +12,8 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from gpubackprop.config.scalars import escape, resolve
 
+_PLAIN = re.compile(r"[A-Za-z0-9_./]([A-Za-z0-9_./ +-]*[A-Za-z0-9_./])?")  # nothing that YAML could take amiss
+
 
 class _Representer(SafeRepresenter):
     """Quotes every text that the core schema would read as something else, and never writes an alias."""
@@ -19,7 +22,7 @@ class _Representer(SafeRepresenter):
         return True
 
     def text(self, data: str) -> ScalarNode:
-        safe = isinstance(resolve(data), str) and data.isprintable() and data == escape(data)
+        safe = _PLAIN.fullmatch(data) and isinstance(resolve(data), str)
         return self.represent_scalar("tag:yaml.org,2002:str", escape(data), style=None if safe else '"')
 
 

@@ -93,5 +93,6 @@ def _similar(path: str) -> str:
     if os.path.isdir(path):
         files = [os.path.join(name, f) for f in os.listdir(path) if f.endswith((".yaml", ".yml"))][:3]
         return f"; in it: {', '.join(sorted(os.path.join(folder, f) for f in files))}" if files else ""
-    close = difflib.get_close_matches(name, files, n=3, cutoff=0.5)
-    return f"; similar: {', '.join(os.path.join(folder, f) for f in close)}" if close else ""
+    stems = {os.path.splitext(f)[0]: os.path.join(folder, f) for f in files}
+    close = difflib.get_close_matches(os.path.splitext(name)[0], stems, n=3)
+    return f"; similar: {', '.join(stems[stem] for stem in close)}" if close else ""

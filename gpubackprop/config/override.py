@@ -23,9 +23,11 @@ def read_overrides(overrides: Mapping[str, Any] | Iterable[str], problems: Probl
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             problems.add(mark, text, "must be key=value, such as optimizer.lr=0.01")
-        elif (node := parse(value, "--set", found := Problems(), mark)) is not None:
+            continue
+        found = Problems()
+        if (node := parse(value, "--set", found, mark)) is not None:
             result.append((key.strip(), node))
-        for problem in found if equals else ():
+        for problem in found:
             problems.add(mark, key.strip(), problem.message)
     return result
 

@@ -34,8 +34,8 @@ def hide(text: str) -> str:
 
 
 def reveal(text: str) -> str:
-    """Undo `hide` on a scalar (or a parser's message) without reading the environment."""
-    return _HIDDEN.sub(lambda found: found[0].translate(_REVEAL), text)
+    """A hidden key (or a parser's message) as it is meant, without reading the environment."""
+    return _HIDDEN.sub(lambda found: found[0][len(found["dollars"]) > 1 :].translate(_REVEAL), text)
 
 
 def expand(text: str) -> tuple[str, bool, list[str]]:
@@ -44,7 +44,7 @@ def expand(text: str) -> tuple[str, bool, list[str]]:
 
     def value(found: re.Match[str]) -> str:
         if len(found["dollars"]) > 1:
-            return found[0][1:].translate(_REVEAL)
+            return reveal(found[0])
         default = found["default"]
         value = os.environ.get(found["name"], default and default[1:].translate(_REVEAL))
         if value is None:

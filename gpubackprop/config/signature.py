@@ -191,11 +191,15 @@ def words(annotation: Any) -> str:
         sizes = get_args(core)
         return "a list" if not sizes or ... in sizes else f"a list of {len(sizes)} ({', '.join(map(words, sizes))})"
     if core in Registry.by_base:
-        kind = Registry.by_base[core].kind
-        return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+        return a(Registry.by_base[core].kind)
     if core is dict or get_origin(core) in (dict, Mapping) or dataclasses.is_dataclass(core):
         return "a mapping"
     return getattr(core, "__name__", str(core))
+
+
+def a(noun: str) -> str:
+    """`noun` with its article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def range_words(annotation: Any) -> str:
