@@ -51,7 +51,7 @@ def test_the_spelling_with_a_dot(tmp_path: Path, write_idx: Write):
 @pytest.mark.parametrize("idx_folder", [""], indirect=True, ids=["plain"])
 class TestMistakes:
     def test_missing_folder(self, idx_folder: Path, method: str):
-        with pytest.raises(DataError, match="nowhere: no such file or folder in .*relative to the current directory"):
+        with pytest.raises(DataError, match=r"nowhere: no such file or folder in .*relative to the current directory"):
             getattr(Idx("nowhere"), method)()
 
     def test_a_file_instead_of_the_folder(self, idx_folder: Path, method: str):
