@@ -79,7 +79,8 @@ class _Parts:
         self.loss = losses[0][1] if losses else None
         self.metrics = [metric for _, metric in metrics]
         if self.info is not None and output is not None:
-            target, classes = self.info.target_shape, self.info.classes
+            target = self.info.target_shape
+            classes = len(self.info.classes) if self.info.classes else None
             for component, loss in losses:
                 self.guard(component, partial(loss.check, output, target, classes))
             for component, metric in metrics:
