@@ -1,0 +1,250 @@
+"""All optimizers, row by row of specs.py: against PyTorch, over a checkpoint, on the strict device."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpubackprop.backend import choose
+from gpubackprop.errors import CheckpointError, DeviceError, UsageError
+from gpubackprop.optim import SGD, Adam, AdamW, RMSprop, optimizers
+from gpubackprop.parameters import Parameters
+from tests.optim.specs import ROWS, draw, params, values
+
+rows = pytest.mark.parametrize("spec", ROWS, ids=str)
+
+
+def train(optimizer, first, last):
+    """Updates `first` to `last`, at a learning rate that changes from one to the next."""
+    base = optimizer.lr
+    for i in range(first, last):
+        draw(optimizer.params, seed=i)
+        optimizer.lr = base * (1 + i % 3)
+        optimizer.step()
+    optimizer.lr = base
+
+
+def train_torch(torch, named, optimizer, ours, steps):
+    """As `train`, on PyTorch's tensors and with the gradients of `ours`."""
+    bases = [group["lr"] for group in optimizer.param_groups]
+    for i in range(steps):
+        draw(ours, seed=i)
+        for name, param, _, _ in ours.segments:
+            named[name].grad = torch.from_numpy(np.array(param.to_torch(param.grad)))
+        for group, base in zip(optimizer.param_groups, bases, strict=True):
+            group["lr"] = base * (1 + i % 3)
+        optimizer.step()
+
+
+def assert_close(ours, torchs, dtype):
+    tolerance = {"float64": 1e-12, "float32": 1e-5}[dtype]
+    for name, wanted in torchs.items():
+        wanted = wanted.detach().numpy()
+        assert np.abs(ours[name] - wanted).max() <= tolerance * np.abs(wanted).max(), name
+
+
+@pytest.mark.oracle
+@rows
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_fifty_steps_equal_pytorchs(spec, dtype):
+    torch = pytest.importorskip("torch", reason="needs PyTorch, the [oracle] extra")
+    ours = params(dtype)
+    named = {name: torch.from_numpy(value) for name, value in values(ours).items()}
+    theirs = getattr(torch.optim, spec.cls.__name__)(list(named.values()), **spec.options)
+    train_torch(torch, named, theirs, params(dtype), 50)
+    optimizer = spec.cls(ours, **spec.options)
+    train(optimizer, 0, 50)
+    assert_close(values(ours), named, dtype)
+    state = {f"{n}.{k}": s for n, t in named.items() for k, s in theirs.state[t].items() if k != "step"}
+    state = {key: tensor for key, tensor in state.items() if tensor is not None}
+    assert set(state) == set(optimizer.state_dict())
+    assert_close(optimizer.state_dict(), state, dtype)
+
+
+@pytest.mark.oracle
+@rows
+def test_no_decay_is_a_second_group_of_pytorchs(spec):
+    torch = pytest.importorskip("torch", reason="needs PyTorch, the [oracle] extra")
+    options = spec.options | {"weight_decay": 0.1}
+    ours = params()
+    named = {name: torch.from_numpy(value) for name, value in values(ours).items()}
+    plain = [named[name] for name, param, _, _ in ours.segments if param.kind != "weight"]
+    decayed = [named[name] for name, param, _, _ in ours.segments if param.kind == "weight"]
+    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    theirs = getattr(torch.optim, spec.cls.__name__)(groups, **options)
+    train_torch(torch, named, theirs, params(), 10)
+    train(spec.cls(ours, **options, no_decay=["bias", "norm"]), 0, 10)
+    assert_close(values(ours), named, "float64")
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    "spec", [row for row in ROWS if row.options.get("momentum") or "betas" in row.options], ids=str
+)
+def test_momentum_may_change_between_steps(spec):
+    torch = pytest.importorskip("torch", reason="needs PyTorch, the [oracle] extra")
+    ours = params()
+    named = {name: torch.from_numpy(value) for name, value in values(ours).items()}
+    theirs = getattr(torch.optim, spec.cls.__name__)(list(named.values()), **spec.options)
+    optimizer = spec.cls(ours, **spec.options)
+    for i in range(10):
+        momentum = 0.5 + 0.04 * i
+        group = theirs.param_groups[0]
+        group.update({"momentum": momentum} if "momentum" in group else {"betas": (momentum, group["betas"][1])})
+        train_torch(torch, named, theirs, params(), 1)
+        optimizer.momentum = momentum
+        train(optimizer, 0, 1)
+    assert_close(values(ours), named, "float64")
+
+
+@rows
+def test_a_run_goes_on_from_its_state_bit_by_bit(spec):
+    whole = spec.cls(params("float32"), **spec.options)
+    train(whole, 0, 9)
+    half = spec.cls(params("float32"), **spec.options)
+    train(half, 0, 4)
+    resumed = spec.cls(params("float32"), **spec.options)
+    resumed.params.value[...] = half.params.value
+    resumed.load_state_dict(half.state_dict(), half.steps)
+    train(resumed, 4, 9)
+    assert resumed.steps == 9
+    assert np.array_equal(resumed.params.value, whole.params.value)
+    for name, wanted in whole.state_dict().items():
+        assert np.array_equal(resumed.state_dict()[name], wanted), name
+
+
+@rows
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_strict_device_gives_numpys_bits(spec, dtype):
+    reference = spec.cls(params(dtype), **spec.options)
+    strict = spec.cls(params(dtype, "strict"), **spec.options)
+    update = strict.backend.capture(strict.update)
+    for i in range(5):
+        draw(reference.params, i)
+        draw(strict.params, i)
+        reference.lr = strict.lr = 0.01 * (i + 1)
+        reference.step()
+        strict.prepare()
+        update()
+    for name, wanted in values(reference.params).items():
+        assert wanted.dtype == dtype
+        assert np.array_equal(values(strict.params)[name], wanted), name
+
+
+@pytest.mark.gpu
+@rows
+def test_a_gpu_gives_numpys_numbers(spec):
+    try:
+        choose("cuda")
+    except DeviceError as error:
+        pytest.skip(str(error))
+    reference, ours = spec.cls(params(), **spec.options), spec.cls(params(device="cuda"), **spec.options)
+    train(reference, 0, 20)
+    train(ours, 0, 20)
+    for name, wanted in values(reference.params).items():
+        assert np.abs(values(ours.params)[name] - wanted).max() <= 1e-12 * np.abs(wanted).max(), name
+
+
+@rows
+def test_blocks_of_any_size_give_the_same_bits(spec, monkeypatch):
+    whole, parts = (spec.cls(params("float32"), **spec.options) for _ in range(2))
+    train(whole, 0, 5)
+    monkeypatch.setattr(spec.cls, "BLOCK", 37)
+    train(parts, 0, 5)
+    assert np.array_equal(parts.params.value, whole.params.value)
+
+
+@rows
+def test_frozen_params_and_padding_are_not_touched(spec):
+    ours = params()
+    frozen = {"0.weight", "1.bias", "3.weight"}
+    for name, param, _, _ in ours.segments:
+        param.needs_grad = name not in frozen
+    before = values(ours)
+    optimizer = spec.cls(ours, **spec.options)
+    train(optimizer, 0, 5)
+    for name, value in values(ours).items():
+        assert np.array_equal(value, before[name]) == (name in frozen), name
+    assert not frozen & {key.rpartition(".")[0] for key in optimizer.state_dict()}
+    inside = np.zeros(ours.value.shape, bool)
+    for _, _, start, stop in ours.segments:
+        inside[start:stop] = True
+    assert not ours.value[~inside].any()
+    assert not any(state[~inside].any() for state in optimizer.state.values())
+
+
+@rows
+def test_the_working_copy_follows_the_master(spec):
+    ours, twin = params(), params()
+    ours.value = ours.master.astype(np.float32)
+    train(spec.cls(ours, **spec.options), 0, 3)
+    train(spec.cls(twin, **spec.options), 0, 3)
+    assert np.array_equal(ours.master, twin.master)
+    assert np.array_equal(ours.value, twin.master.astype(np.float32))
+
+
+def test_a_model_with_uniform_settings_is_one_run():
+    ours = params()
+    end = ours.segments[-1].stop
+    assert Adam(ours).runs == [(0, end, False)]
+    assert AdamW(ours).runs == [(0, end, True)]
+    assert Adam(ours, no_decay=["bias"]).runs == [(0, end, False)]
+    assert [run.decay for run in AdamW(ours, no_decay=["norm"]).runs] == [True, False, True]
+
+
+def test_a_model_without_params_can_be_stepped():
+    empty = Parameters({}, choose("cpu")[0], "float32", seed=0)
+    optimizer = AdamW(empty)
+    optimizer.step()
+    assert optimizer.state_dict() == {}
+
+
+def test_every_registered_optimizer_has_a_row():
+    assert {optimizers[name] for name in optimizers} == {row.cls for row in ROWS}
+    assert set(optimizers) == {"sgd", "adam", "adamw", "rmsprop"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("0.bias.exp_avg"), "missing 0.bias.exp_avg"),
+        (lambda d: d.update({"9.bias.exp_avg": np.zeros(3)}), "unknown 9.bias.exp_avg"),
+        (lambda d: d.update({"0.bias.exp_avr": d.pop("0.bias.exp_avg")}), "did you mean '0.bias.exp_avg'?"),
+        (lambda d: d.update({"0.bias.exp_avg": np.zeros(4)}), r"0.bias.exp_avg: shape \(4,\)"),
+    ],
+)
+def test_state_that_does_not_fit_is_refused_whole(change, message):
+    donor, taker = Adam(params()), Adam(params())
+    train(donor, 0, 2)
+    state = donor.state_dict()
+    change(state)
+    with pytest.raises(CheckpointError, match=message.replace("?", r"\?")):
+        taker.load_state_dict(state, 2)
+    assert taker.steps == 0
+    assert not any(array.any() for array in taker.state.values())
+
+
+def test_saved_state_is_a_copy():
+    optimizer = Adam(params())
+    train(optimizer, 0, 1)
+    state = optimizer.state_dict()
+    kept = {key: value.copy() for key, value in state.items()}
+    train(optimizer, 1, 2)
+    assert all(np.array_equal(state[key], kept[key]) for key in state)
+
+
+def test_wrong_use_is_explained():
+    with pytest.raises(UsageError, match=r"SGD takes a model's parameters, got list; write SGD\(model.parameters"):
+        SGD([])
+    with pytest.raises(UsageError, match="nesterov needs a momentum above 0"):
+        SGD(params(), nesterov=True)
+    with pytest.raises(UsageError, match="unknown kind 'norms'; known: bias, norm; did you mean 'norm'"):
+        AdamW(params(), no_decay=["norms"])
+
+
+@pytest.mark.parametrize("cls", [SGD, RMSprop])
+def test_cycling_a_momentum_that_was_not_built_is_explained(cls):
+    optimizer = cls(params())
+    optimizer.momentum = 0.9
+    with pytest.raises(UsageError, match="built without"):
+        optimizer.step()
