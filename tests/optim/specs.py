@@ -75,3 +75,23 @@ def values(params: Parameters) -> dict[str, np.ndarray]:
     """Copies of all values, in PyTorch's layout."""
     to_host = params.backend.to_host
     return {name: np.array(param.to_torch(to_host(param.value))) for name, param, _, _ in params.segments}
+
+
+def lr_of(base: float, step: int) -> float:
+    """A learning rate that changes from step to step."""
+    return base * (1 + step % 3)
+
+
+def train(optimizer: Optimizer, first: int, last: int) -> None:
+    """Updates `first` to `last`, each with gradients and a learning rate of its own."""
+    base = optimizer.lr
+    for step in range(first, last):
+        draw(optimizer.params, seed=step)
+        optimizer.lr = lr_of(base, step)
+        optimizer.step()
+    optimizer.lr = base
+
+
+def fingerprint(arrays: dict[str, np.ndarray]) -> list[float]:
+    """Two numbers per array: its last element, and a weighted sum of all."""
+    return [float(x) for a in arrays.values() for x in (a.ravel()[-1], np.sin(1 + np.arange(a.size)) @ a.ravel())]

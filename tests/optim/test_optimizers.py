@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,92 +12,70 @@ from gpubackprop.backend import choose
 from gpubackprop.errors import CheckpointError, DeviceError, UsageError
 from gpubackprop.optim import SGD, Adam, AdamW, RMSprop, optimizers
 from gpubackprop.parameters import Parameters
-from tests.optim.specs import ROWS, draw, params, values
+from tests.optim.specs import ROWS, OptimizerSpec, draw, fingerprint, params, train, values
+from tests.optim.torch_optimizer import TorchOptimizer
 
 rows = pytest.mark.parametrize("spec", ROWS, ids=str)
 
 
-def train(optimizer, first, last):
-    """Updates `first` to `last`, at a learning rate that changes from one to the next."""
-    base = optimizer.lr
-    for i in range(first, last):
-        draw(optimizer.params, seed=i)
-        optimizer.lr = base * (1 + i % 3)
-        optimizer.step()
-    optimizer.lr = base
+REFERENCES = json.loads(Path(__file__).with_name("references.json").read_text())
 
 
-def train_torch(torch, named, optimizer, ours, steps):
-    """As `train`, on PyTorch's tensors and with the gradients of `ours`."""
-    bases = [group["lr"] for group in optimizer.param_groups]
-    for i in range(steps):
-        draw(ours, seed=i)
-        for name, param, _, _ in ours.segments:
-            named[name].grad = torch.from_numpy(np.array(param.to_torch(param.grad)))
-        for group, base in zip(optimizer.param_groups, bases, strict=True):
-            group["lr"] = base * (1 + i % 3)
-        optimizer.step()
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="needs PyTorch, the [oracle] extra")
 
 
-def assert_close(ours, torchs, dtype):
-    tolerance = {"float64": 1e-12, "float32": 1e-5}[dtype]
-    for name, wanted in torchs.items():
-        wanted = wanted.detach().numpy()
-        assert np.abs(ours[name] - wanted).max() <= tolerance * np.abs(wanted).max(), name
+def assert_close(ours, wanted, tolerance):
+    assert set(ours) == set(wanted)
+    for name, array in wanted.items():
+        assert np.abs(ours[name] - array).max() <= tolerance * np.abs(array).max(), name
 
 
 @pytest.mark.oracle
 @rows
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_fifty_steps_equal_pytorchs(spec, dtype):
-    torch = pytest.importorskip("torch", reason="needs PyTorch, the [oracle] extra")
-    ours = params(dtype)
-    named = {name: torch.from_numpy(value) for name, value in values(ours).items()}
-    theirs = getattr(torch.optim, spec.cls.__name__)(list(named.values()), **spec.options)
-    train_torch(torch, named, theirs, params(dtype), 50)
-    optimizer = spec.cls(ours, **spec.options)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_fifty_steps_equal_pytorchs(torch, spec, dtype, tolerance):
+    theirs = TorchOptimizer(spec, dtype)
+    theirs.train(0, 50)
+    optimizer = spec.cls(params(dtype), **spec.options)
     train(optimizer, 0, 50)
-    assert_close(values(ours), named, dtype)
-    state = {f"{n}.{k}": s for n, t in named.items() for k, s in theirs.state[t].items() if k != "step"}
-    state = {key: tensor for key, tensor in state.items() if tensor is not None}
-    assert set(state) == set(optimizer.state_dict())
-    assert_close(optimizer.state_dict(), state, dtype)
+    assert_close(values(optimizer.params), theirs.values(), tolerance)
+    assert_close(optimizer.state_dict(), theirs.state(), tolerance)
+
+
+@rows
+def test_fifty_steps_equal_the_recorded_reference(spec):
+    assert str(spec) in REFERENCES, (
+        "no reference was recorded for this row; run `python -m tests.optim.torch_optimizer`"
+    )
+    optimizer = spec.cls(params(), **spec.options)
+    train(optimizer, 0, 50)
+    assert fingerprint(values(optimizer.params)) == pytest.approx(REFERENCES[str(spec)], rel=1e-12, abs=1e-12)
 
 
 @pytest.mark.oracle
 @rows
-def test_no_decay_is_a_second_group_of_pytorchs(spec):
-    torch = pytest.importorskip("torch", reason="needs PyTorch, the [oracle] extra")
+def test_no_decay_is_a_second_group_of_pytorchs(torch, spec):
     options = spec.options | {"weight_decay": 0.1}
-    ours = params()
-    named = {name: torch.from_numpy(value) for name, value in values(ours).items()}
-    plain = [named[name] for name, param, _, _ in ours.segments if param.kind != "weight"]
-    decayed = [named[name] for name, param, _, _ in ours.segments if param.kind == "weight"]
-    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    theirs = getattr(torch.optim, spec.cls.__name__)(groups, **options)
-    train_torch(torch, named, theirs, params(), 10)
-    train(spec.cls(ours, **options, no_decay=["bias", "norm"]), 0, 10)
-    assert_close(values(ours), named, "float64")
+    theirs = TorchOptimizer(OptimizerSpec(spec.cls, options), no_decay=["bias", "norm"])
+    theirs.train(0, 10)
+    optimizer = spec.cls(params(), **options, no_decay=["bias", "norm"])
+    train(optimizer, 0, 10)
+    assert_close(values(optimizer.params), theirs.values(), 1e-12)
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize(
     "spec", [row for row in ROWS if row.options.get("momentum") or "betas" in row.options], ids=str
 )
-def test_momentum_may_change_between_steps(spec):
-    torch = pytest.importorskip("torch", reason="needs PyTorch, the [oracle] extra")
-    ours = params()
-    named = {name: torch.from_numpy(value) for name, value in values(ours).items()}
-    theirs = getattr(torch.optim, spec.cls.__name__)(list(named.values()), **spec.options)
-    optimizer = spec.cls(ours, **spec.options)
+def test_momentum_may_change_between_steps(torch, spec):
+    theirs, optimizer = TorchOptimizer(spec), spec.cls(params(), **spec.options)
     for i in range(10):
-        momentum = 0.5 + 0.04 * i
-        group = theirs.param_groups[0]
-        group.update({"momentum": momentum} if "momentum" in group else {"betas": (momentum, group["betas"][1])})
-        train_torch(torch, named, theirs, params(), 1)
-        optimizer.momentum = momentum
-        train(optimizer, 0, 1)
-    assert_close(values(ours), named, "float64")
+        theirs.momentum = optimizer.momentum = 0.5 + 0.04 * i
+        theirs.train(i, i + 1)
+        train(optimizer, i, i + 1)
+    assert_close(values(optimizer.params), theirs.values(), 1e-12)
 
 
 @rows
