@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from gpubackprop.backend import Array
 from gpubackprop.optim.optimizer import Kinds, Optimizer, optimizers
 from gpubackprop.parameters import Parameters
-from gpubackprop.registry import Given, NonNegativeFloat, PositiveFloat
+from gpubackprop.registry import Fraction, Given, NonNegativeFloat, PositiveFloat
 
 
 @optimizers.register("rmsprop")
@@ -27,7 +27,7 @@ class RMSprop(Optimizer):
         self,
         params: Given[Parameters],
         lr: PositiveFloat = 1e-2,
-        alpha: NonNegativeFloat = 0.99,
+        alpha: Fraction = 0.99,
         eps: PositiveFloat = 1e-8,
         weight_decay: NonNegativeFloat = 0.0,
         momentum: NonNegativeFloat = 0.0,

@@ -61,8 +61,42 @@ def test_lr_equals_pytorchs_with_and_without_warmup(torch, name, warmup):
 
     schedule = cls(TOTAL, **options, warmup=warmup, warmup_start=0.2)
     ours = [schedule.lr(step, BASE) for step in range(TOTAL)]
-    # SequentialLR starts with step 0 of the first schedule: the first step of a warmup of one is at its own factor.
     assert ours == pytest.approx([lr for lr, _ in drive(torch, both)], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        (Constant(8), [8.0] * 8),
+        (Constant(8, warmup=4, warmup_start=0.5), [4.0, 5.0, 6.0, 7.0, 8.0, 8.0, 8.0, 8.0]),
+        (Constant(8, warmup=0.25, warmup_start=0.0), [0.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]),
+        (Step(8, step_size=3, gamma=0.5), [8.0, 8.0, 8.0, 4.0, 4.0, 4.0, 2.0, 2.0]),
+        (Step(8, step_size=2, gamma=0.5, warmup=2, warmup_start=0.25), [2.0, 5.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0]),
+        (MultiStep(8, milestones=[6, 1, 2], gamma=0.5), [8.0, 4.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0]),
+        (Exponential(8, gamma=0.5), [8 * 0.5**i for i in range(8)]),
+        (Cosine(4), [8.0, 4 + 8**0.5, 4.0, 4 - 8**0.5]),
+        (Cosine(6, warmup=2, warmup_start=0.5), [4.0, 6.0, 8.0, 4 + 8**0.5, 4.0, 4 - 8**0.5]),
+        (Cosine(5, t_max=2, eta_min=2.0), [8.0, 5.0, 2.0, 5.0, 8.0]),
+        (
+            OneCycle(7, warmup=3, div_factor=4, final_div_factor=2, anneal_strategy="linear"),
+            [2.0, 5.0, 8.0, 6.25, 4.5, 2.75, 1.0],
+        ),
+        (OneCycle(7, warmup=3, div_factor=4, final_div_factor=2), [2.0, 5.0, 8.0, 6.974873734, 4.5, 2.025126266, 1.0]),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, list) else "",
+)
+def test_lr_by_hand(schedule, wanted):
+    assert [schedule.lr(step, 8.0) for step in range(len(wanted))] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("min", 1), ("max", -1)])
+def test_plateau_by_hand(mode, sign):
+    schedule = Plateau(TOTAL, mode=mode, patience=1, cooldown=1, factor=0.5, threshold=0.0, min_lr=1.5)
+    seen = []
+    for value in [5, 4, 4, 4, 9, 9, 9, 3, 3, 3, 3, 3, 3, 3]:
+        schedule.observe(sign * value)
+        seen.append(schedule.lr(0, 8.0))
+    assert seen == [8, 8, 8, 4, 4, 4, 2, 2, 2, 1.5, 1.5, 1.5, 1.5, 1.5]
 
 
 @pytest.mark.oracle
