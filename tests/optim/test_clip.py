@@ -43,6 +43,12 @@ def test_a_small_norm_leaves_the_gradients_alone():
     assert grad.tolist() == [0.3, 0.4]
 
 
+def test_a_large_norm_is_scaled_down():
+    grad = np.array([3e-6, 4e-6])
+    assert clip_norm(NUMPY, grad, 1e-6) == pytest.approx(5e-6)
+    assert grad == pytest.approx(np.array([3e-6, 4e-6]) / 6)  # the 1e-6 beside the norm is PyTorch's
+
+
 def test_zero_and_no_gradients():
     zero = np.zeros(4)
     assert clip_norm(NUMPY, zero, 1.0) == 0

@@ -173,6 +173,25 @@ def test_a_model_with_uniform_settings_is_one_run():
     assert [run.decay for run in AdamW(ours, no_decay=["norm"]).runs] == [True, False, True]
 
 
+@rows
+def test_coefficients_stay_where_a_captured_update_reads_them(spec):
+    optimizer = spec.cls(params(), **spec.options)
+    optimizer.prepare()
+    seen, first = optimizer.scalars, optimizer.scalars.copy()
+    optimizer.lr *= 2
+    optimizer.prepare()
+    assert optimizer.scalars is seen
+    assert not np.array_equal(seen, first)
+
+
+def test_a_constant_gradient_has_no_negative_variance():
+    optimizer = RMSprop(params("float32"), centered=True, alpha=0.5)
+    optimizer.params.grad[...] = np.random.default_rng(0).normal(size=optimizer.params.grad.shape)
+    for _ in range(60):  # long enough for both means to arrive at the gradient and its square, to rounding
+        optimizer.step()
+    assert np.isfinite(optimizer.params.value).all()
+
+
 def test_a_model_without_params_can_be_stepped():
     empty = Parameters({}, choose("cpu")[0], "float32", seed=0)
     optimizer = AdamW(empty)

@@ -156,6 +156,15 @@ def test_plateau_equals_pytorchs(torch, mode, threshold_mode, options, scale):
         assert ours.lr(7, BASE) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
 
 
+def test_plateau_leaves_out_a_tiny_reduction():
+    schedule = Plateau(TOTAL, patience=0, factor=0.5, eps=0.3)
+    seen = []
+    for _ in range(5):
+        schedule.observe(1.0)
+        seen.append(schedule.lr(0, 1.0))
+    assert seen == [1.0, 0.5, 0.5, 0.5, 0.5]
+
+
 def test_plateau_takes_the_values_own_sense_unless_told():
     for mode, rises in [(None, True), ("min", False), ("max", True)]:
         schedule = Plateau(TOTAL, mode=mode, patience=0, factor=0.5)
