@@ -82,7 +82,9 @@ def run_torch(spec: OpSpec, inputs: Sequence[Any], dys: Sequence[Any]) -> tuple[
     import torch
 
     wanted = differentiable(spec, inputs)
-    tensors = [None if a is None else torch.tensor(a.astype(np.float64) if is_float(a) else a) for a in inputs]
+    tensors: list[Any] = [
+        None if a is None else torch.tensor(a.astype(np.float64) if is_float(a) else a) for a in inputs
+    ]
     for i in wanted:
         tensors[i].requires_grad_()
     found = spec.torch(*tensors, **spec.options)
@@ -177,7 +179,7 @@ def write_references(family: str, found: dict[str, tuple[np.uint32, dict[str, An
 
 def read_references() -> dict[str, tuple[np.uint32, Any]]:
     """By row the checksum of the inputs and the run of numbers recorded for them."""
-    found = {}
+    found: dict[str, tuple[np.uint32, Any]] = {}
     for path in sorted(REFERENCES.glob("*.npz")):
         with np.load(path) as file:
             rows = np.split(file["values"], file["stops"][:-1])
