@@ -39,6 +39,8 @@ def random_bits(xp: Any, seed: int, stream: int, step: int | Array, sample: Arra
     block = xp.arange(blocks, dtype=xp.uint64)[None, :]
     sample = sample.astype(xp.uint64)[:, None]
     zero = xp.zeros((1, 1), xp.uint64)
+    if not isinstance(step, int):
+        step = step.astype(xp.uint64)  # uint64 and int64 arrays would meet in float64
     words = philox(xp, (block + zero, sample + zero, zero + step, zero + (seed >> 32)), (seed & _LOW, stream))
     shape = (sample.shape[0], blocks)
     bits = xp.stack([xp.broadcast_to(word, shape) for word in words], axis=-1)

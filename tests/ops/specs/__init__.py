@@ -17,9 +17,12 @@ from gpubackprop.tape import Op
 class OpSpec:
     """One op on one choice of shapes and options.
 
-    inputs   draws the inputs in the op's layout: float64 arrays of order one, integer arrays, or None
-    torch    the same computation by PyTorch, on tensors in the op's own layout (NHWC), results likewise
-    outputs  how many of the op's outputs have gradients (the first ones)
+    inputs     draws the inputs in the op's layout: float64 arrays of order one, integer arrays, or None
+    torch      the same computation by PyTorch, on tensors in the op's own layout (NHWC), results likewise;
+               called as torch(*inputs, **options)
+    outputs    how many of the op's outputs have gradients (the first ones)
+    constants  indices of float inputs that the op gives no gradient for (masks, running statistics)
+    batched    indices of inputs whose first axis is the batch; (): the op does not take an empty batch
     """
 
     name: str
@@ -28,9 +31,20 @@ class OpSpec:
     torch: Callable[..., Any]
     options: dict[str, Any] = field(default_factory=dict)
     outputs: int = 1
+    constants: tuple[int, ...] = ()
+    batched: tuple[int, ...] = (0,)
+
+    @property
+    def family(self) -> str:
+        """The module of gpubackprop.ops that holds the op."""
+        return self.op.forward.__module__.rsplit(".", 1)[-1]
+
+
+def families() -> list[str]:
+    """The modules of rows, one per module of gpubackprop.ops."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
 def table() -> list[OpSpec]:
     """All rows of all families."""
-    families = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
-    return [row for family in families for row in import_module(f"{__name__}.{family}").ROWS]
+    return [row for family in families() for row in import_module(f"{__name__}.{family}").ROWS]

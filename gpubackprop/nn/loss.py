@@ -1,0 +1,228 @@
+"""Losses. Each takes logits or outputs as the model gives them, and targets, and gives a sum and a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.backend import Array, Backend, NumpyBackend, choose
+from gpubackprop.errors import ShapeError, UsageError
+from gpubackprop.nn.layer import Shape
+from gpubackprop.ops import loss as ops
+from gpubackprop.registry import Fraction, PositiveFloat, Registry
+from gpubackprop.tape import Op, Tape, Tensor
+
+
+class Loss:
+    """How far outputs are from targets, as (sum, weight); the mean is their quotient.
+
+    Micro-batches and ranks add up both and divide once, so that accumulation equals the large batch. `weight` and
+    `mask` of a batch, (N,) or per position, scale what an element counts in both.
+    """
+
+    def forward(
+        self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """output (N, ...) and target -> sum, weight, both of shape (). Raises ShapeError where shapes do not fit."""
+        raise NotImplementedError(f"{type(self).__name__}.forward")
+
+    def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
+        """Raise ShapeError where outputs cannot be compared with targets of such shapes (both with or without batch).
+
+        `classes` is how many the data has, where that is known.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.check")
+
+    def __call__(self, output: Any, target: Any) -> Any:
+        """The mean loss of arrays, shape (); NumPy in, NumPy out, and CuPy likewise."""
+        backend = _backend_of(output)
+        here = output if backend.owns(output) else backend.from_host(np.asarray(output))
+        there = target if backend.owns(target) else backend.from_host(np.asarray(target))
+        total, weight = self.forward(Tape(backend).input(here), there)
+        return backend.xp.asarray(total.value / weight.value)
+
+    @property
+    def name(self) -> str:
+        """As a config calls it."""
+        return losses.name_of(type(self))
+
+
+losses = Registry("loss", Loss)
+
+
+@losses.register("cross_entropy")
+class CrossEntropyLoss(Loss):
+    """-log of the softmax probability of the target class: logits (N, ..., V), integer targets (N, ...).
+
+    weight           one per class (V,): what a sample of that class counts
+    ignore_index     targets of this value count nothing
+    label_smoothing  share of the target that is spread over all classes; Szegedy et al. 2016
+    """
+
+    def __init__(
+        self, weight: Sequence[float] | None = None, ignore_index: int = -100, label_smoothing: Fraction = 0.0
+    ) -> None:
+        self.weight = _Constant.of(weight)
+        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+
+    def forward(
+        self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N, ..., V), targets (N, ...) of any integer dtype -> sum, weight."""
+        self.check(output.shape, target.shape)
+        if target.dtype.kind not in "iu":
+            raise UsageError(f"{self.name} needs class numbers, integers, as targets; got {target.dtype}")
+        _check_counts(target.shape, weight, mask)
+        return _run(
+            ops.cross_entropy,
+            output,
+            target,
+            _Constant.on(self.weight, output),
+            weight,
+            mask,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
+        """Outputs (..., V) with V at least the number of classes, targets (...)."""
+        if tuple(output_shape[:-1]) != tuple(target_shape) or not output_shape:
+            one_hot = "; give class numbers, not one-hot rows" if tuple(output_shape) == tuple(target_shape) else ""
+            raise ShapeError(
+                f"{self.name} needs one class number for each row of logits: outputs {tuple(output_shape)} go with "
+                f"targets {tuple(output_shape[:-1])}, got {tuple(target_shape)}{one_hot}"
+            )
+        given = output_shape[-1]
+        if classes is not None and given < classes:
+            raise ShapeError(
+                f"the model gives {given} outputs, the data has {classes} classes; end the model with linear: {classes}"
+            )
+        if self.weight is not None and self.weight.values.shape != (given,):
+            shape = self.weight.values.shape
+            raise ShapeError(f"{self.name}: weight has shape {shape}; with {given} outputs it must be ({given},)")
+
+
+class _Elementwise(Loss):
+    """A loss of each element of the output; the target has the output's shape, and nothing is broadcast."""
+
+    def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
+        """Both shapes must be equal."""
+        if tuple(output_shape) != tuple(target_shape):
+            raise ShapeError(
+                f"{self.name} compares element by element: outputs are {tuple(output_shape)}, targets "
+                f"{tuple(target_shape)}, and must be equal; reshape one of them, or use cross_entropy for class numbers"
+            )
+
+    def compare(
+        self, op: Op, output: Tensor, target: Array, *rest: Array | None, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Check shapes and run the op; `rest` ends with weight and mask."""
+        self.check(output.shape, target.shape)
+        _check_counts(output.shape, *rest[-2:])
+        return _run(op, output, target, *rest, **options)
+
+
+@losses.register("bce_with_logits")
+class BCEWithLogitsLoss(_Elementwise):
+    """Binary cross entropy of logits (N, ...) and targets in [0, 1] of the same shape.
+
+    pos_weight   what a positive counts, one for each value of the last axis
+    """
+
+    def __init__(self, pos_weight: Sequence[float] | None = None) -> None:
+        self.pos_weight = _Constant.of(pos_weight)
+
+    def forward(
+        self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and targets (N, ...) -> sum, weight."""
+        positive = _Constant.on(self.pos_weight, output)
+        return self.compare(ops.bce_with_logits, output, target, positive, weight, mask)
+
+    def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
+        """Both shapes must be equal, and pos_weight fit the last axis."""
+        super().check(output_shape, target_shape)
+        if self.pos_weight is not None and self.pos_weight.values.shape not in ((1,), tuple(output_shape[-1:])):
+            shape = self.pos_weight.values.shape
+            allowed = f"(1,) or {tuple(output_shape[-1:])}"
+            raise ShapeError(
+                f"{self.name}: pos_weight has shape {shape}; with outputs {output_shape} it must be {allowed}"
+            )
+
+
+@losses.register("mse")
+class MSELoss(_Elementwise):
+    """(output - target)²: both (N, ...), of one shape."""
+
+    def forward(
+        self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Both (N, ...) -> sum, weight."""
+        return self.compare(ops.mse, output, target, weight, mask)
+
+
+@losses.register("l1")
+class L1Loss(_Elementwise):
+    """|output - target|: both (N, ...), of one shape."""
+
+    def forward(
+        self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Both (N, ...) -> sum, weight."""
+        return self.compare(ops.l1, output, target, weight, mask)
+
+
+@losses.register("huber")
+class HuberLoss(_Elementwise):
+    """Half the squared error up to delta, linear beyond; Huber 1964. Both (N, ...), of one shape."""
+
+    def __init__(self, delta: PositiveFloat = 1.0) -> None:
+        self.delta = delta
+
+    def forward(
+        self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Both (N, ...) -> sum, weight."""
+        return self.compare(ops.huber, output, target, weight, mask, delta=self.delta)
+
+
+class _Constant:
+    """Numbers of a config as an array on the device, copied there at the first use: later steps may be captured."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self.values = np.asarray(values, np.float64)
+        self._on: dict[tuple[str, str], Array] = {}
+
+    @classmethod
+    def of(cls, values: Sequence[float] | None) -> _Constant | None:
+        """None stays None."""
+        return None if values is None else cls(values)
+
+    @staticmethod
+    def on(constant: _Constant | None, like: Tensor) -> Array | None:
+        """The array, on the device and in the dtype of `like`."""
+        if constant is None:
+            return None
+        backend, dtype = like.tape.backend, like.value.dtype
+        key = (backend.device, str(dtype))
+        if key not in constant._on:
+            constant._on[key] = backend.from_host(constant.values.astype(dtype))
+        return constant._on[key]
+
+
+def _run(op: Op, output: Tensor, *constants: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    total, weight = op(output, *constants, **options)
+    return total, weight
+
+
+def _check_counts(shape: Shape, *given: Array | None) -> None:
+    """Weight and mask belong to the leading axes of what is counted."""
+    for array in given:
+        if array is not None and tuple(array.shape) != tuple(shape[: array.ndim]):
+            raise ShapeError(f"weight or mask of shape {array.shape} does not fit {shape}; allowed: (N,) up to {shape}")
+
+
+def _backend_of(array: Any) -> Backend:
+    return choose("cuda")[0] if type(array).__module__.partition(".")[0] == "cupy" else NumpyBackend()
