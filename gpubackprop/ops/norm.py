@@ -106,7 +106,7 @@ def update_statistics(
 def layer_norm_forward(
     b: Backend, x: Array, weight: Array | None, bias: Array | None, *, axes: int = 1, eps: float = 1e-5
 ) -> tuple[Array, Any]:
-    """x (N, ..., *S), weight and bias (*S) or None -> y of x's shape, each sample normalised over S, the last `axes`."""
+    """x (N, ..., *S), weight and bias (*S) or None -> y (N, ..., *S), normalised over S, the last `axes` axes."""
     shape = x.shape[x.ndim - axes :]
     flat = x.reshape(-1, prod(shape))  # (M, I)
     y = flat - flat.mean(axis=1, keepdims=True)

@@ -103,6 +103,31 @@ def adaptive_avg_pool2d_backward(b: Backend, saved: Any, dy: Array, slots: Slots
     return (_along_axes(b, along_h.T, along_w.T, dy),)
 
 
+def adaptive_max_pool2d_forward(b: Backend, x: Array, *, output_size: Pair) -> tuple[Array, Any]:
+    """x (N, H, W, C) -> y (N, P, Q, C), the largest value of each bin; bins as in adaptive_avg_pool2d."""
+    cells = _bin_cells(b, x.shape, output_size)
+    first, *others = (x.take(rows, axis=1).take(columns, axis=2) for rows, columns in cells)
+    y = first
+    for values in others:
+        b.xp.maximum(y, values, out=y)
+    return y, (x, y, cells)
+
+
+def adaptive_max_pool2d_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array]:
+    """dy (N, P, Q, C) -> dx (N, H, W, C): all of it to the first of the bin's largest values; bins may share cells."""
+    x, y, cells = saved
+    dx = b.xp.zeros(x.shape, dy.dtype)
+    searching = b.xp.ones(y.shape, bool)
+    for rows, columns in cells:
+        found = x.take(rows, axis=1).take(columns, axis=2) == y
+        found &= searching
+        searching ^= found
+        to_rows = (b.xp.arange(x.shape[1])[:, None] == rows).astype(dy.dtype)  # (H, P)
+        to_columns = (b.xp.arange(x.shape[2])[:, None] == columns).astype(dy.dtype)  # (W, Q)
+        dx += _along_axes(b, to_rows, to_columns, dy * found)
+    return (dx,)
+
+
 def global_avg_pool2d_forward(b: Backend, x: Array) -> tuple[Array, Any]:
     """x (N, H, W, C) -> y (N, C), the mean over the image."""
     return x.mean(axis=(1, 2)), x.shape
@@ -186,9 +211,25 @@ class _Cells:
 
 def _bins(b: Backend, size: int, bins: int, dtype: Any) -> Array:
     """(bins, size): row i holds 1 / its length over the cells of bin i, zero elsewhere."""
-    i, cell = b.xp.arange(bins)[:, None], b.xp.arange(size)[None, :]
-    start, stop = i * size // bins, -((-(i + 1) * size) // bins)
+    start, stop = (edge[:, None] for edge in _edges(b, size, bins))
+    cell = b.xp.arange(size)
     return (((cell >= start) & (cell < stop)) / (stop - start)).astype(dtype)
+
+
+def _edges(b: Backend, size: int, bins: int) -> tuple[Array, Array]:
+    """(bins,) each: the first cell of every bin, and the one behind its last."""
+    i = b.xp.arange(bins)
+    return i * size // bins, ((i + 1) * size + bins - 1) // bins
+
+
+def _bin_cells(b: Backend, shape: tuple[int, ...], output_size: Pair) -> list[tuple[Array, Array]]:
+    """For each cell that a bin may have its rows (P,) and columns (Q,); smaller bins see their last cells again."""
+    rows, columns = (
+        [b.xp.minimum(start + k, stop - 1) for k in range(-(-size // bins) + bool(size % bins))]
+        for size, bins in zip(shape[1:3], output_size, strict=True)
+        for start, stop in [_edges(b, size, bins)]
+    )
+    return [(row, column) for row in rows for column in columns]
 
 
 def _along_axes(b: Backend, along_h: Array, along_w: Array, x: Array) -> Array:
@@ -201,5 +242,6 @@ def _along_axes(b: Backend, along_h: Array, along_w: Array, x: Array) -> Array:
 max_pool2d = Op(max_pool2d_forward, max_pool2d_backward)
 avg_pool2d = Op(avg_pool2d_forward, avg_pool2d_backward)
 adaptive_avg_pool2d = Op(adaptive_avg_pool2d_forward, adaptive_avg_pool2d_backward)
+adaptive_max_pool2d = Op(adaptive_max_pool2d_forward, adaptive_max_pool2d_backward)
 global_avg_pool2d = Op(global_avg_pool2d_forward, global_avg_pool2d_backward)
 global_max_pool2d = Op(global_max_pool2d_forward, global_max_pool2d_backward)

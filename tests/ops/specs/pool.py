@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from gpubackprop.ops.pool import adaptive_avg_pool2d, avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from gpubackprop.ops.pool import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
+    avg_pool2d,
+    global_avg_pool2d,
+    global_max_pool2d,
+    max_pool2d,
+)
 from tests.ops.specs import OpSpec
 
 
@@ -29,6 +34,12 @@ def _adaptive(x, *, output_size):
     return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), output_size).permute(0, 2, 3, 1)
 
 
+def _adaptive_max(x, *, output_size):
+    import torch.nn.functional as F
+
+    return F.adaptive_max_pool2d(x.permute(0, 3, 1, 2), output_size).permute(0, 2, 3, 1)
+
+
 def _global_avg(x):
     return x.mean(dim=(1, 2))
 
@@ -43,14 +54,9 @@ def _images(*shape):
     return lambda rng: (rng.normal(size=(2, *shape)),)
 
 
-def _ties(rng):
-    """Few values, all apart: every window holds its largest value several times."""
-    return (rng.integers(-1, 2, size=(2, 6, 6, 3)).astype(np.float64),)
-
-
-def _pool(op, torch, name, shape=(6, 5, 3), kernel=(2, 2), stride=None, inputs=None, **options):
+def _pool(op, torch, name, shape=(6, 5, 3), kernel=(2, 2), stride=None, **options):
     options |= {"kernel": kernel, "stride": stride or kernel}
-    return OpSpec(f"{op.name} {name}", op, inputs or _images(*shape), torch, options)
+    return OpSpec(f"{op.name} {name}", op, _images(*shape), torch, options)
 
 
 ONE = ((1, 1), (1, 1))
@@ -71,6 +77,8 @@ ROWS = [
     OpSpec("adaptive_avg_pool2d even bins", adaptive_avg_pool2d, _images(6, 4, 3), _adaptive, {"output_size": (3, 2)}),
     OpSpec("adaptive_avg_pool2d", adaptive_avg_pool2d, _images(7, 5, 3), _adaptive, {"output_size": (3, 2)}),
     OpSpec("adaptive_avg_pool2d up", adaptive_avg_pool2d, _images(2, 3, 3), _adaptive, {"output_size": (3, 5)}),
+    OpSpec("adaptive_max_pool2d", adaptive_max_pool2d, _images(7, 5, 3), _adaptive_max, {"output_size": (3, 2)}),
+    OpSpec("adaptive_max_pool2d even", adaptive_max_pool2d, _images(6, 4, 3), _adaptive_max, {"output_size": (3, 2)}),
     OpSpec("global_avg_pool2d", global_avg_pool2d, _images(4, 5, 3), _global_avg),
     OpSpec("global_max_pool2d", global_max_pool2d, _images(4, 5, 3), _global_max),
 ]
