@@ -68,7 +68,7 @@ class BatchNorm(Layer):
         try:
             y, mean, var = batch_norm(x, self.weight, self.bias, eps=self.eps)
         except ShapeError as error:
-            raise (error.under(self.path) if self.path else error) from None
+            raise (error.under(self.path, self) if self.path else error) from None
         if x.training and self.track_running_stats:
             running = (self.running_mean.value, self.running_var.value, self.num_batches_tracked.value)
             count = prod(x.shape[:-1])

@@ -8,13 +8,22 @@ is, and its transpose is what backward needs; PyTorch's (O, C/G, KH, KW) is a tr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from gpubackprop.backend import Array, Backend
 from gpubackprop.tape import Op, Slots
 
 Pair: TypeAlias = tuple[int, int]  #: (along H, along W)
 Padding: TypeAlias = tuple[Pair, Pair]  #: ((top, bottom), (left, right))
+
+
+class Windows(NamedTuple):
+    """How windows lie over an image."""
+
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
 
 
 def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: int = 1) -> int:
@@ -34,10 +43,11 @@ def conv2d_forward(
     groups: int = 1,
 ) -> tuple[Array, Any]:
     """x (N, H, W, C), weight (KH, KW, C/G, O), bias (O,) or None -> y (N, P, Q, O); padding with zeros."""
-    y = correlate(b, x, weight, stride, padding, dilation, groups)
+    lie = Windows(stride, padding, dilation, groups)
+    y = _correlate(b, x, weight, lie)
     if bias is not None:
         y += bias
-    return y, (x, weight, stride, padding, dilation, groups)
+    return y, (x, weight, lie)
 
 
 def conv2d_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array, ...]:
@@ -46,65 +56,47 @@ def conv2d_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Ar
     The columns are made again: keeping them would cost K/C times the memory of x, and writing fresh memory takes longer
     than copying within the cache.
     """
-    x, weight, *geometry = saved
-    dx = _input_gradient(b, x.shape, weight, dy, *geometry) if slots[0].wanted else None
-    dweight = _weight_gradient(b, x, weight.shape, dy, *geometry) if slots[1].wanted else None
+    x, weight, lie = saved
+    dx = _input_gradient(b, x.shape, weight, dy, lie) if slots[0].wanted else None
+    dweight = _weight_gradient(b, x, weight.shape, dy, lie) if slots[1].wanted else None
     dbias = dy.sum(axis=(1, 2)).sum(axis=0) if slots[2].wanted else None
     return dx, dweight, dbias
 
 
-def correlate(
-    b: Backend, x: Array, weight: Array, stride: Pair, padding: Padding, dilation: Pair, groups: int
-) -> Array:
+def _correlate(b: Backend, x: Array, weight: Array, lie: Windows) -> Array:
     """x (N, H, W, C), weight (KH, KW, C/G, O) -> y (N, P, Q, O), all windows times the weight."""
-    kernel, out_channels = weight.shape[:2], weight.shape[3]
-    height, width = (output_size(x.shape[i + 1], kernel[i], stride[i], padding[i], dilation[i]) for i in (0, 1))
+    kh, kw, _, out_channels = weight.shape
+    height = output_size(x.shape[1], kh, lie.stride[0], lie.padding[0], lie.dilation[0])
+    width = output_size(x.shape[2], kw, lie.stride[1], lie.padding[1], lie.dilation[1])
     y = b.xp.empty((x.shape[0], height, width, out_channels), x.dtype)
-    factor = _by_group(weight, groups)  # (G, K, O/G)
-    for samples, columns in _columns(b, x, kernel, (height, width), stride, padding, dilation, groups):
-        b.matmul(columns, factor, out=_by_group(y[samples], groups))
+    factor = _by_group(weight, lie.groups)  # (G, K, O/G)
+    for samples, columns in _columns(b, x, (kh, kw), (height, width), lie):
+        b.matmul(columns, factor, out=_by_group(y[samples], lie.groups))
     return y
 
 
-def _weight_gradient(
-    b: Backend,
-    x: Array,
-    shape: tuple[int, ...],
-    dy: Array,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    groups: int,
-) -> Array:
+def _weight_gradient(b: Backend, x: Array, shape: tuple[int, ...], dy: Array, lie: Windows) -> Array:
+    """x (N, H, W, C), dy (N, P, Q, O) -> (KH, KW, C/G, O)."""
     dweight = b.xp.zeros(shape, dy.dtype)
-    total = _by_group(dweight, groups)
-    for samples, columns in _columns(b, x, shape[:2], dy.shape[1:3], stride, padding, dilation, groups):
-        total += b.matmul(columns.transpose(0, 2, 1), _by_group(dy[samples], groups))
+    total = _by_group(dweight, lie.groups)
+    for samples, columns in _columns(b, x, (shape[0], shape[1]), dy.shape[1:3], lie):
+        total += b.matmul(columns.transpose(0, 2, 1), _by_group(dy[samples], lie.groups))
     return dweight
 
 
-def _input_gradient(
-    b: Backend,
-    shape: tuple[int, ...],
-    weight: Array,
-    dy: Array,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    groups: int,
-) -> Array:
-    kh, kw, _, out_channels = weight.shape
+def _input_gradient(b: Backend, shape: tuple[int, ...], weight: Array, dy: Array, lie: Windows) -> Array:
+    """weight (KH, KW, C/G, O), dy (N, P, Q, O) -> (N, H, W, C)."""
+    stride, ((top, bottom), (left, right)), dilation, groups = lie
+    kh, kw, group_in, out_channels = weight.shape
     n, height, width, channels = shape
-    group_in, group_out = channels // groups, out_channels // groups
-    reach = (dilation[0] * (kh - 1), dilation[1] * (kw - 1))
-    back = tuple((reach[i] - padding[i][0], reach[i] - padding[i][1]) for i in (0, 1))
-    if stride == (1, 1) and min(*back[0], *back[1]) >= 0:
+    down, across = dilation[0] * (kh - 1), dilation[1] * (kw - 1)
+    if stride == (1, 1) and max(top, bottom) <= down and max(left, right) <= across:
         # The transpose of a convolution without stride is one itself, by the kernel turned around.
-        turned = weight[::-1, ::-1].reshape(kh, kw, group_in, groups, group_out).transpose(0, 1, 4, 3, 2)
-        turned = turned.reshape(kh, kw, group_out, channels)
-        return correlate(b, dy, turned, stride, back, dilation, groups)  # type: ignore[arg-type]  # tuple of 2 pairs
+        turned = weight[::-1, ::-1].reshape(kh, kw, group_in, groups, out_channels // groups).transpose(0, 1, 4, 3, 2)
+        turned = turned.reshape(kh, kw, out_channels // groups, channels)
+        back = ((down - top, down - bottom), (across - left, across - right))
+        return _correlate(b, dy, turned, Windows(stride, back, dilation, groups))
 
-    (top, bottom), (left, right) = padding
     p, q = dy.shape[1:3]
     dx = b.xp.empty(shape, dy.dtype)
     step = _samples_at_once(b, n, 2 * p * q * channels * dy.dtype.itemsize)
@@ -123,17 +115,9 @@ def _input_gradient(
     return dx
 
 
-def _columns(
-    b: Backend,
-    x: Array,
-    kernel: Pair,
-    out: Pair,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    groups: int,
-) -> Iterator[tuple[slice, Array]]:
+def _columns(b: Backend, x: Array, kernel: Pair, out: Pair, lie: Windows) -> Iterator[tuple[slice, Array]]:
     """Slices of the samples, each with its windows as (G, n·P·Q, K). The memory is used again for the next slice."""
+    stride, padding, dilation, groups = lie
     n, height, width, channels = x.shape
     (kh, kw), (p, q), group_in = kernel, out, channels // groups
     if kernel == stride == (1, 1) and not any(padding[0] + padding[1]):
