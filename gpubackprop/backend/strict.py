@@ -178,6 +178,15 @@ def _index(key: Any) -> Any:
 class StrictNamespace:
     """NumPy's functions that CuPy shares, taking and giving StrictArrays."""
 
+    @property
+    def lib(self) -> Any:
+        """`lib.stride_tricks.sliding_window_view`, the one that both have there."""
+
+        def sliding_window_view(x: StrictArray, *args: Any, **kwargs: Any) -> StrictArray:
+            return StrictArray(np.lib.stride_tricks.sliding_window_view(x._host, *args, **kwargs))
+
+        return types.SimpleNamespace(stride_tricks=types.SimpleNamespace(sliding_window_view=sliding_window_view))
+
     def __getattr__(self, name: str) -> Any:
         if name not in SHARED:
             raise AttributeError(f"{name!r} is not among the functions that NumPy and CuPy share (backend/strict.py)")

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-from gpubackprop.nn.activation import (
-    ELU,
-    GELU,
-    LeakyReLU,
-    LogSoftmax,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Tanh,
-)
+from gpubackprop.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from gpubackprop.nn.containers import Add, Concat, Parallel, Repeat, Residual, Save, Sequential
+from gpubackprop.nn.conv import Conv2d
 from gpubackprop.nn.dropout import Dropout
-from gpubackprop.nn.layer import Layer
+from gpubackprop.nn.layer import Layer, layers
 from gpubackprop.nn.linear import Linear
-from gpubackprop.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, Loss, MSELoss
+from gpubackprop.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, Loss, MSELoss, losses
+from gpubackprop.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, LayerNorm
+from gpubackprop.nn.pool import (
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool2d,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+    MaxPool2d,
+)
 from gpubackprop.nn.shape import Flatten, PadChannels, Reshape
 
 __all__ = [
     "ELU",
     "GELU",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
     "Add",
+    "AvgPool2d",
     "BCEWithLogitsLoss",
+    "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Concat",
+    "Conv2d",
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",
+    "GlobalAvgPool2d",
+    "GlobalMaxPool2d",
     "HuberLoss",
     "L1Loss",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
     "Loss",
     "MSELoss",
+    "MaxPool2d",
     "PadChannels",
     "Parallel",
     "ReLU",
@@ -51,4 +61,6 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "layers",
+    "losses",
 ]

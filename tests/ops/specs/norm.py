@@ -1,0 +1,62 @@
+"""Rows of ops/norm.py."""
+
+from __future__ import annotations
+
+from gpubackprop.ops.norm import batch_norm, batch_norm_inference, layer_norm
+from tests.ops.specs import OpSpec
+
+
+def _batch_norm(x, weight, bias, *, eps=1e-5):
+    import torch.nn.functional as F
+
+    over = tuple(range(x.ndim - 1))
+    y = F.batch_norm(x.movedim(-1, 1), None, None, weight, bias, training=True, eps=eps).movedim(1, -1)
+    return y, x.mean(dim=over).detach(), x.var(dim=over, correction=0).detach()
+
+
+def _inference(x, weight, bias, mean, var, *, eps=1e-5):
+    import torch.nn.functional as F
+
+    return F.batch_norm(x.movedim(-1, 1), mean, var, weight, bias, eps=eps).movedim(1, -1)
+
+
+def _layer_norm(x, weight, bias, *, axes=1, eps=1e-5):
+    import torch.nn.functional as F
+
+    return F.layer_norm(x, x.shape[x.ndim - axes :], weight, bias, eps)
+
+
+def _inputs(*shape, axes=1, affine=True, bias=True, statistics=False):
+    def draw(rng):
+        over = shape[len(shape) - axes :]
+        weight = rng.normal(size=over) if affine else None
+        drawn = (rng.normal(0.5, 1.5, size=shape), weight, rng.normal(size=over) if affine and bias else None)
+        return (*drawn, rng.normal(size=over), rng.uniform(0.5, 2, size=over)) if statistics else drawn
+
+    return draw
+
+
+def _batch(name, inputs, **options):
+    # An empty batch has no statistics.
+    return OpSpec(f"batch_norm {name}", batch_norm, inputs, _batch_norm, options, batched=())
+
+
+def _past(name, inputs, **options):
+    return OpSpec(f"batch_norm_inference {name}", batch_norm_inference, inputs, _inference, options, constants=(3, 4))
+
+
+ROWS = [
+    _batch("rows", _inputs(7, 4)),
+    _batch("sequences", _inputs(3, 5, 4)),
+    _batch("images", _inputs(2, 4, 3, 5)),
+    _batch("no affine", _inputs(2, 4, 3, 5, affine=False)),
+    _batch("large eps", _inputs(7, 4), eps=0.5),
+    _past("rows", _inputs(7, 4, statistics=True)),
+    _past("images", _inputs(2, 4, 3, 5, statistics=True)),
+    _past("no affine", _inputs(2, 3, 5, affine=False, statistics=True), eps=1e-3),
+    OpSpec("layer_norm rows", layer_norm, _inputs(3, 5), _layer_norm),
+    OpSpec("layer_norm images", layer_norm, _inputs(2, 3, 4, 5), _layer_norm),
+    OpSpec("layer_norm two axes", layer_norm, _inputs(2, 3, 4, 5, axes=2), _layer_norm, {"axes": 2}),
+    OpSpec("layer_norm no bias", layer_norm, _inputs(3, 2, 5, bias=False), _layer_norm, {"eps": 1e-3}),
+    OpSpec("layer_norm no affine", layer_norm, _inputs(3, 2, 5, affine=False), _layer_norm),
+]
