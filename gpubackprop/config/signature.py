@@ -126,6 +126,31 @@ def item_of(annotation: Any) -> Any:
     return None
 
 
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a node's value is of the kind that an annotation is about: what is wrong then lies deeper."""
+    arms = alternatives(annotation)
+    if len(arms) > 1:
+        return any(fits(value, arm) for arm in arms)
+    core, _ = unwrap(annotation)
+    origin = get_origin(core)
+    if core in Registry.by_base:
+        return isinstance(value, str | dict)
+    if dataclasses.is_dataclass(core) or core is dict or origin in (dict, Mapping):
+        return isinstance(value, dict)
+    if item_of(annotation) is not None:
+        return isinstance(value, list)
+    if core is tuple or origin is tuple:
+        sizes = get_args(core)
+        return isinstance(value, list) and (not sizes or ... in sizes or len(sizes) == len(value))
+    if core is None or core is type(None):
+        return value is None
+    if origin is Literal:
+        return value is not None and type(value) in {type(each) for each in get_args(core)}
+    if core in (int, float):
+        return isinstance(value, int if core is int else (int, float)) and not isinstance(value, bool)
+    return isinstance(value, core) if core in (bool, str) else True
+
+
 def leaf(annotation: Any) -> TypeAdapter[Any]:
     """A pydantic adapter for an annotation without components.
 
@@ -186,7 +211,8 @@ def words(annotation: Any) -> str:
         values = get_args(core)
         return f"{'one of ' if len(values) > 1 else ''}{', '.join(map(str, values))}"
     if (item := item_of(annotation)) is not None:
-        return "a list" if item is Any else f"a list (of {words(item)})"
+        noun = words(item) if item in Registry.by_base else _NOUNS.get(unwrap(item)[0], "")
+        return f"a list of {noun.split(' ', 1)[1]}s" if " " in noun and " or " not in noun else "a list"
     if get_origin(core) is tuple or core is tuple:
         sizes = get_args(core)
         return "a list" if not sizes or ... in sizes else f"a list of {len(sizes)} ({', '.join(map(words, sizes))})"
