@@ -211,16 +211,23 @@ def words(annotation: Any) -> str:
         values = get_args(core)
         return f"{'one of ' if len(values) > 1 else ''}{', '.join(map(str, values))}"
     if (item := item_of(annotation)) is not None:
-        noun = words(item) if item in Registry.by_base else _NOUNS.get(unwrap(item)[0], "")
-        return f"a list of {noun.split(' ', 1)[1]}s" if " " in noun and " or " not in noun else "a list"
+        return f"a list{_of(item)}"
     if get_origin(core) is tuple or core is tuple:
-        sizes = get_args(core)
-        return "a list" if not sizes or ... in sizes else f"a list of {len(sizes)} ({', '.join(map(words, sizes))})"
+        items = [each for each in get_args(core) if each is not ...]
+        count = f" of {len(items)}" if items and ... not in get_args(core) else ""
+        return f"a list{count}{_of(items[0]).replace(' of ', ' ' if count else ' of ') if len(set(items)) == 1 else ''}"
     if core in Registry.by_base:
         return a(Registry.by_base[core].kind)
     if core is dict or get_origin(core) in (dict, Mapping) or dataclasses.is_dataclass(core):
         return "a mapping"
     return getattr(core, "__name__", str(core))
+
+
+def _of(item: Any) -> str:
+    """ " of integers (at least 1)" for a list of such, where that can be said in a few words."""
+    noun, bracket, bounds = words(item).partition(" (")
+    simple = unwrap(item)[0] in (int, float, str, *Registry.by_base)
+    return f" of {noun.split(' ', 1)[1]}s{bracket}{bounds}" if simple else ""
 
 
 def a(noun: str) -> str:
