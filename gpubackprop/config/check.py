@@ -22,6 +22,7 @@ from gpubackprop.config.signature import (
     alternatives,
     arguments,
     first_option,
+    fits,
     item_of,
     leaf,
     options_of,
@@ -67,7 +68,7 @@ class Checker:
         arms = alternatives(annotation)
         if len(arms) > 1:
             return self._union(node, arms, annotation, path, entry)
-        if not _fits(node, annotation):
+        if not fits(node.value, annotation):
             return self._bad(node, annotation, path)
         if core in Registry.by_base:
             return self.component(node, Registry.by_base[core], path, entry=entry) or BAD
@@ -88,7 +89,7 @@ class Checker:
     def _union(self, node: Node, arms: list[Any], annotation: Any, path: str, entry: bool) -> Any:
         trials = []
         for arm in arms:
-            if _fits(node, arm):
+            if fits(node.value, arm):
                 trial = Checker(Problems(), self.sure)
                 value = trial.value(node, arm, path, entry)
                 if not trial.problems:
@@ -140,6 +141,8 @@ class Checker:
         known = [str(each) for arm in alternatives(annotation) for each in get_args(unwrap(arm)[0])]
         literal = any(get_origin(unwrap(arm)[0]) is Literal for arm in alternatives(annotation))
         close = did_you_mean(node.value, known) if literal and isinstance(node.value, str) else ""
+        if isinstance(node.value, str) and item_of(annotation) in Registry.by_base:
+            close = f"; write [{node.value}]"
         self.problems.add(node.mark, path, f"must be {words(annotation)}, got {describe(node.value)}{close}")
         return BAD
 
@@ -276,29 +279,3 @@ class Checker:
                 self.problems.add(component.mark, problem.key, problem.message)
             return dataclasses.replace(component, broken=True)
         return component
-
-
-def _fits(node: Node, annotation: Any) -> bool:
-    """Whether a node is of the kind that an annotation is about: what is wrong with it then lies deeper."""
-    value = node.value
-    arms = alternatives(annotation)
-    if len(arms) > 1:
-        return any(_fits(node, arm) for arm in arms)
-    core, _ = unwrap(annotation)
-    origin = get_origin(core)
-    if core in Registry.by_base:
-        return isinstance(value, str | dict)
-    if dataclasses.is_dataclass(core) or core is dict or origin in (dict, Mapping):
-        return isinstance(value, dict)
-    if item_of(annotation) is not None:
-        return isinstance(value, list)
-    if core is tuple or origin is tuple:
-        sizes = get_args(core)
-        return isinstance(value, list) and (not sizes or ... in sizes or len(sizes) == len(value))
-    if core is None or core is type(None):
-        return value is None
-    if origin is Literal:
-        return value is not None and type(value) in {type(each) for each in get_args(core)}
-    if core in (int, float):
-        return isinstance(value, int if core is int else (int, float)) and not isinstance(value, bool)
-    return isinstance(value, core) if core in (bool, str) else True

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from gpubackprop.config.dump import dump
 from gpubackprop.config.merge import extend, from_text, read_text
 from gpubackprop.config.override import WrongPathError, override, read_overrides
 from gpubackprop.config.plugins import import_plugins
-from gpubackprop.config.signature import Argument, Pattern, first_option
+from gpubackprop.config.signature import Argument, Pattern, first_option, options_of
 from gpubackprop.config.training import Training
 from gpubackprop.registry import NonNegative, Registry, did_you_mean
 
@@ -68,7 +69,7 @@ class Kinds:
             Argument("metrics", list[self.metric], factory=list),  # type: ignore[name-defined]  # the same
             Argument("optimizer", self.optimizer),
             Argument("schedule", self.schedule | None, None),
-            Argument("training", Training, factory=dict),
+            Argument("training", Training, factory=Training),
         )
         return {argument.name: argument for argument in keys}
 
@@ -95,7 +96,7 @@ class Config:
 
     def resolved(self) -> dict[str, Any]:
         """The config as plain values with every default filled in; loads to the same run anywhere."""
-        values = {
+        return {
             "format": 1,
             "name": self.name,
             "seed": self.seed,
@@ -111,7 +112,6 @@ class Config:
             "schedule": self.schedule.single() if self.schedule else None,
             "training": dataclasses.asdict(self.training),
         }
-        return {key: value for key, value in values.items() if value not in (None, [])}
 
     def resolved_yaml(self) -> str:
         """`resolved` as YAML."""
@@ -146,6 +146,7 @@ def load_config(
     if "name" not in document.value:
         values["name"] = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).stem).lstrip(".-") or "run" if path else "run"
     del values["format"]
+    values["training"] = values["training"].build()
     return Config(**values, text=text, path=path)
 
 
@@ -166,13 +167,16 @@ def _overridden(
     Plugins come first: the short form of a component that they register may have to be written out.
     """
     given = read_overrides(overrides, problems)
+    for path, value in given:
+        if path == "extends":
+            problems.add(value.mark, path, "cannot be set; write it in the file that extends another")
     plugins: list[str] = []
     sure = True
     for turn in ("plugins", "the rest"):
         for path, value in given:
-            if (path.partition(".")[0] == "plugins") == (turn == "plugins"):
+            if path != "extends" and (path.partition(".")[0] == "plugins") == (turn == "plugins"):
                 try:
-                    document = override(document, path, value, lambda name, path=path: _first(name, path, kinds))
+                    document = override(document, path, value, partial(_first, kinds, path))
                 except WrongPathError as error:
                     problems.add(value.mark, path, str(error))
         if turn == "plugins" and (node := document.value.get("plugins")) and node.value is not None:
@@ -180,27 +184,28 @@ def _overridden(
     return document, plugins, sure
 
 
-def _first(name: str, path: str, kinds: Kinds) -> str | None:
+def _first(kinds: Kinds, path: str, name: str) -> str | None:
     layers = path.startswith("model.")
     registries = [each for base, each in Registry.by_base.items() if (base is kinds.layer) == layers]
     return next((first_option(registry[name]) for registry in registries if name in registry), None)
 
 
 def _check(document: Node, kinds: Kinds, checker: Checker, problems: Problems) -> dict[str, Any]:
-    """What could be made of each key; a key without a value is as good as absent."""
+    """What could be made of each key (`training` as a Component); a key without a value is as good as absent."""
     keys = kinds.keys()
     given = document.without(*(key for key, node in document.value.items() if node.value is None))
     for key in given.value:
         if key not in keys:
-            message = f"unknown key; allowed: {', '.join(keys)}, extends{did_you_mean(key, [*keys, 'extends'])}"
-            problems.add(given.key(key), key, message)
+            _unknown(given.key(key), key, [*keys, "extends"], kinds, problems)
     values: dict[str, Any] = {}
     for key, argument in keys.items():
-        if key == "plugins":
-            continue
         node = given.value.get(key)
         if node is None and argument.required:
             problems.add(document.mark, key, "missing; a config needs data, model, loss and optimizer")
+        elif key == "training":
+            node = node or Node({}, document.mark)
+            if (training := checker.value(node, Training, key)) is not BAD:
+                values[key] = training
         elif node is None:
             values[key] = argument.fallback()
         elif key == "data":
@@ -210,20 +215,25 @@ def _check(document: Node, kinds: Kinds, checker: Checker, problems: Problems) -
             values[key] = checker.entries(node, Registry.by_base[kinds.layer], key)
             if node.value == []:
                 problems.add(node.mark, key, "is empty; it needs at least one layer")
-        elif (value := checker.value(node, argument.annotation, key)) is not BAD:
+        elif key != "plugins" and (value := checker.value(node, argument.annotation, key)) is not BAD:
             values[key] = value
-    training = values.get("training")
-    if not problems:
-        values["training"] = training.build() if isinstance(training, Component) else Training()
-        _check_monitor(given, values, problems)
+    if "monitor" in getattr(values.get("training"), "options", {}) and "metrics" in values:
+        _check_monitor(given.value["training"].value["monitor"], values, problems)
     return values
 
 
-def _check_monitor(document: Node, values: Mapping[str, Any], problems: Problems) -> None:
-    monitor = values["training"].monitor
-    metrics = [f"val/{getattr(metric.build(), 'name', metric.type)}" for metric in values["metrics"]]
-    known = [*metrics, "val/loss", "train/loss"]
+def _check_monitor(node: Node, values: Mapping[str, Any], problems: Problems) -> None:
+    monitor = values["training"].options["monitor"]
+    metrics = [metric for metric in values["metrics"] if not metric.broken]
+    known = [*(f"val/{getattr(metric.build(), 'name', metric.type)}" for metric in metrics), "val/loss", "train/loss"]
     if monitor is not None and monitor not in known:
-        node = document.value["training"].value["monitor"]
         message = f"must be one of {', '.join(known)}, got {monitor!r}{did_you_mean(monitor, known)}"
         problems.add(node.mark, "training.monitor", message)
+
+
+def _unknown(mark: Mark, key: str, known: list[str], kinds: Kinds, problems: Problems) -> None:
+    hint = did_you_mean(key, known)
+    for section, cls in (("training", Training), ("data", kinds.data_options)):
+        if key in options_of(cls):
+            hint = f"; did you mean '{section}.{key}'?"
+    problems.add(mark, key, f"unknown key; allowed: {', '.join(known)}{hint}")

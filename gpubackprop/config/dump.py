@@ -35,7 +35,7 @@ def dump(value: Any) -> str:
     yaml.Representer = _Representer
     yaml.default_flow_style = None  # leaves stand on one line
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # its stub says None
-    yaml.width = 110
+    yaml.width = 200
     out = StringIO()
     yaml.dump(value, out)
     return out.getvalue()

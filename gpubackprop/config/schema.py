@@ -31,7 +31,12 @@ def json_schema(kinds: Kinds | None = None) -> Schema:
     kinds = kinds or Kinds.installed()
     schemas = _Schemas(kinds)
     keys = kinds.keys()
-    properties = {key: schemas.argument(argument) for key, argument in keys.items()}
+    properties = {
+        key: schemas.argument(argument)
+        if argument.required
+        else {"anyOf": [schemas.argument(argument), {"type": "null"}]}  # a key without a value is as good as absent
+        for key, argument in keys.items()
+    }
     properties["extends"] = {"type": "string", "description": "A config that this one changes, relative to this file."}
     required = [key for key, argument in keys.items() if argument.required]
     return {

@@ -126,6 +126,31 @@ def item_of(annotation: Any) -> Any:
     return None
 
 
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a node's value is of the kind that an annotation is about: what is wrong then lies deeper."""
+    arms = alternatives(annotation)
+    if len(arms) > 1:
+        return any(fits(value, arm) for arm in arms)
+    core, _ = unwrap(annotation)
+    origin = get_origin(core)
+    if core in Registry.by_base:
+        return isinstance(value, str | dict)
+    if dataclasses.is_dataclass(core) or core is dict or origin in (dict, Mapping):
+        return isinstance(value, dict)
+    if item_of(annotation) is not None:
+        return isinstance(value, list)
+    if core is tuple or origin is tuple:
+        sizes = get_args(core)
+        return isinstance(value, list) and (not sizes or ... in sizes or len(sizes) == len(value))
+    if core is None or core is type(None):
+        return value is None
+    if origin is Literal:
+        return value is not None and type(value) in {type(each) for each in get_args(core)}
+    if core in (int, float):
+        return isinstance(value, int if core is int else (int, float)) and not isinstance(value, bool)
+    return isinstance(value, core) if core in (bool, str) else True
+
+
 def leaf(annotation: Any) -> TypeAdapter[Any]:
     """A pydantic adapter for an annotation without components.
 
@@ -186,15 +211,23 @@ def words(annotation: Any) -> str:
         values = get_args(core)
         return f"{'one of ' if len(values) > 1 else ''}{', '.join(map(str, values))}"
     if (item := item_of(annotation)) is not None:
-        return "a list" if item is Any else f"a list (of {words(item)})"
+        return f"a list{_of(item)}"
     if get_origin(core) is tuple or core is tuple:
-        sizes = get_args(core)
-        return "a list" if not sizes or ... in sizes else f"a list of {len(sizes)} ({', '.join(map(words, sizes))})"
+        items = [each for each in get_args(core) if each is not ...]
+        count = f" of {len(items)}" if items and ... not in get_args(core) else ""
+        return f"a list{count}{_of(items[0]).replace(' of ', ' ' if count else ' of ') if len(set(items)) == 1 else ''}"
     if core in Registry.by_base:
         return a(Registry.by_base[core].kind)
     if core is dict or get_origin(core) in (dict, Mapping) or dataclasses.is_dataclass(core):
         return "a mapping"
     return getattr(core, "__name__", str(core))
+
+
+def _of(item: Any) -> str:
+    """ " of integers (at least 1)" for a list of such, where that can be said in a few words."""
+    noun, bracket, bounds = words(item).partition(" (")
+    simple = unwrap(item)[0] in (int, float, str, *Registry.by_base)
+    return f" of {noun.split(' ', 1)[1]}s{bracket}{bounds}" if simple else ""
 
 
 def a(noun: str) -> str:

@@ -98,10 +98,17 @@ def test_good_values(annotation, text, value):
         (Literal["epoch"] | Positive, "epochs", "x: must be epoch or an integer (at least 1), got 'epochs'"),
         (Literal["epoch"] | Positive, "0", "x: must be at least 1, got 0"),
         (Literal[1], "true", "x: must be 1, got true"),
-        (list[int], "3", "x: must be a list (of an integer), got 3"),
+        (list[int], "3", "x: must be a list of integers, got 3"),
         (list[int], "[1, two]", "x.1: must be an integer, got 'two'"),
-        (tuple[int, int], "[1, 2, 3]", "x: must be a list of 2 (an integer, an integer), got a list"),
+        (tuple[int, int], "[1, 2, 3]", "x: must be a list of 2 integers, got a list"),
         (int | tuple[Positive, Positive], "[1, 0]", "x.1: must be at least 1, got 0"),
+        (
+            Positive | tuple[Positive, Positive],
+            "same",
+            "x: must be an integer (at least 1) or a list of 2 integers (at least 1), got 'same'",
+        ),
+        (tuple[float, ...], "1", "x: must be a list of numbers, got 1"),
+        (list[list[int]], "1", "x: must be a list, got 1"),
         (dict[str, float], "{a: b}", "x.a: must be a number, got 'b'"),
         (Annotated[str, Pattern("a+", "some a's")], "aab", "x: must be some a's, got 'aab'"),
     ],
@@ -192,7 +199,7 @@ def test_given_arguments_are_handed_in_and_are_no_options():
             "a.yaml:1:5: x.conv2d: out_channels 3 is not divisible by groups 2",
         ),
         ("{residual: [relu, {linear: 0}]}", "a.yaml:1:31: x.residual.layers.1.linear.out_features: must be at least 1"),
-        ("{residual: relu}", "a.yaml:1:15: x.residual.layers: must be a list (of a layer), got 'relu'"),
+        ("{residual: relu}", "a.yaml:1:15: x.residual.layers: must be a list of layers, got 'relu'; write [relu]"),
     ],
 )
 def test_each_mistake_of_an_entry_stands_where_it_is(text, line):

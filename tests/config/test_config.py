@@ -193,7 +193,7 @@ def test_what_is_missing_is_said_for_each_key():
     ("extra", "line"),
     [
         ("model: []", "a.yaml:1:8: model: is empty; it needs at least one layer"),
-        ("model: relu", "a.yaml:1:8: model: must be a list (of a layer), got 'relu'"),
+        ("model: relu", "a.yaml:1:8: model: must be a list of layers, got 'relu'; write [relu]"),
         ("format: 2", "a.yaml:1:9: format: must be 1, got 2"),
         ("name: a/b", "a.yaml:1:7: name: must be a name of letters, digits, _, - and ., got 'a/b'"),
         ("precision: float23", "did you mean 'float32'?"),
@@ -201,7 +201,10 @@ def test_what_is_missing_is_said_for_each_key():
         ("training: {checkpoint: {every: epochs}}", "training.checkpoint.every: must be epoch or an integer (at least"),
         ("training: {clip_norm: 0}", "a.yaml:1:23: training.clip_norm: must be greater than 0, got 0"),
         ("training: {early_stoping: {}}", "a.yaml:1:12: training.early_stoping: unknown key; allowed: epochs, steps"),
-        ("metrics: accuracy", "a.yaml:1:10: metrics: must be a list (of a metric), got 'accuracy'"),
+        ("batch_size: 3", "; did you mean 'data.batch_size'?"),
+        ("epoch: 3", "a.yaml:1:1: epoch: unknown key; allowed: format, name,"),
+        ("epochs: 3", "; did you mean 'training.epochs'?"),
+        ("metrics: accuracy", "a.yaml:1:10: metrics: must be a list of metrics, got 'accuracy'; write [accuracy]"),
     ],
 )
 def test_each_of_the_other_keys(extra, line):
@@ -253,7 +256,22 @@ def test_further_checks_see_what_could_be_made_and_add_their_problems():
     lines = mistakes(MINIMAL.replace("- linear: 10", "- linear: 0\n  - relu") + "seed: x", checks=[check])
     assert [line.split(": ")[1] for line in lines] == ["model.0.linear.out_features", "model.1", "seed"]
     assert seen[0]["model"][0] is None
+    assert seen[0]["training"].build() == Training()
     assert "seed" not in seen[0]
+
+
+def test_extends_cannot_be_set():
+    (line,) = mistakes(MINIMAL, ["extends=b.yaml"])
+    assert line == "--set: extends: cannot be set; write it in the file that extends another"
+
+
+def test_the_monitored_figure_is_checked_beside_other_mistakes():
+    lines = mistakes(MINIMAL + "metrics: [accuracy]\ntraining: {monitor: val/accuracie}\nseed: x")
+    assert lines[0] == (
+        "a.yaml:7:21: training.monitor: must be one of val/accuracy, val/loss, train/loss, got 'val/accuracie'; "
+        "did you mean 'val/accuracy'?"
+    )
+    assert len(lines) == 2
 
 
 PLUGIN = """\
