@@ -72,12 +72,12 @@ def prepare(
     info = check(source, options)
     splits = _with_validation(source, source.load(), options, seed)
     present = {name: split for name in info.counts if (split := getattr(splits, name)) is not None}
-    for name, split in present.items():
-        _check_labels(name, split, info)
     info = dataclasses.replace(info, counts={name: len(split) for name, split in present.items()})
     if preprocessing is None:
         fitted = fit(options.transforms, splits.train, dtype)
         preprocessing = Preprocessing.of(sources.name_of(type(source)), info, fitted)
+    for name, split in present.items():
+        preprocessing.check(split, f"{name} split")
     train = Loader(
         splits.train,
         options.batch_size,
@@ -129,13 +129,3 @@ def _check_alike(info: DataInfo, other: DataInfo, path: str) -> None:
     ):
         if mine != theirs:
             raise DataError(f"{path}: {what} {theirs}, but the training data has {mine}")
-
-
-def _check_labels(name: str, split: Split, info: DataInfo) -> None:
-    """Targets that index the classes must be among those of the training set."""
-    labels = split.labels() if info.classes is not None else None
-    if labels is not None and labels.max() >= len(info.classes or ()):
-        raise DataError(
-            f"{name} split has class {labels.max()}, the training data only 0 to {len(info.classes or ()) - 1}; "
-            "every class must occur in the training data"
-        )

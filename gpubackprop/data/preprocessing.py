@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gpubackprop.data.arrays import damage_named
 from gpubackprop.data.idx import read_idx
-from gpubackprop.data.source import Array, DataInfo, existing
+from gpubackprop.data.source import Array, DataInfo, Split, existing
 from gpubackprop.data.transform import Transform, as_input, from_state, state_of
 from gpubackprop.errors import CheckpointError, DataError
 
@@ -44,6 +44,18 @@ class Preprocessing:
         for transform in self.transforms:
             inputs = transform(inputs)
         return inputs
+
+    def check(self, split: Split, where: str) -> None:
+        """DataError, which begins with `where`, unless the split's samples and classes are of the kind trained on."""
+        shape = tuple(split.inputs.shape[1:])
+        if shape != self.input_shape:
+            raise DataError(f"{where}: samples of shape {shape}; the model takes {self.input_shape}")
+        labels = None if self.classes is None else split.labels()
+        if labels is not None and self.classes is not None and labels.max() >= len(self.classes):
+            raise DataError(
+                f"{where}: class {labels.max()}, but the training data has only 0 to {len(self.classes) - 1}; "
+                "every class must occur in the training data"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain numbers, strings and lists."""

@@ -215,11 +215,12 @@ class Cutout(Augmentation):
 
     def __call__(self, images: Array, draw: Draw) -> Array:
         """images (N, H, W, C) -> (N, H, W, C), in place."""
-        _, height, width, _ = images.shape
+        _, height, width, channels = images.shape
         place = draw.uniform(2)
         rows = self._covered((place[:, :1] * np.float32(height)).astype(np.int64), height)
         columns = self._covered((place[:, 1:] * np.float32(width)).astype(np.int64), width)
-        images[rows[:, :, None] & columns[:, None, :]] = 0
+        kept = ~(rows[:, :, None] & np.repeat(columns, channels, axis=1)[:, None, :])
+        images *= kept.reshape(images.shape)  # several times as fast as assigning through the mask
         return images
 
     def _covered(self, centre: Rows, length: int) -> npt.NDArray[np.bool_]:

@@ -104,5 +104,5 @@ def test_nothing_to_train_on():
 
 
 def test_a_class_that_training_does_not_know():
-    with pytest.raises(DataError, match="test split has class 9, the training data only 0 to 3"):
+    with pytest.raises(DataError, match="test split: class 9, but the training data has only 0 to 3"):
         prepare(Memory({"train": (X, Y), "test": (X[:1], np.array([9]))}), options())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpubackprop.data import Preprocessing, read_inputs
+from gpubackprop.data import Preprocessing, Split, read_inputs
 from gpubackprop.data.transform import Normalize
 from gpubackprop.errors import CheckpointError, DataError
 
@@ -31,6 +31,14 @@ def test_a_later_format_and_a_damaged_file():
         Preprocessing.from_json({"format": 2})
     with pytest.raises(CheckpointError, match="damaged"):
         Preprocessing.from_json({"format": 1, "source": "idx"})
+
+
+def test_other_data_must_be_of_the_kind_trained_on():
+    IMAGES.check(Split(PIXELS, np.array([0, 1])), "there")
+    with pytest.raises(DataError, match=r"^there: samples of shape \(5, 4, 1\); the model takes \(4, 5, 1\)"):
+        IMAGES.check(Split(PIXELS.reshape(2, 5, 4, 1), np.array([0, 1])), "there")
+    with pytest.raises(DataError, match=r"^there: class 2, but the training data has only 0 to 1"):
+        IMAGES.check(Split(PIXELS, np.array([0, 2])), "there")
 
 
 class TestImages:
