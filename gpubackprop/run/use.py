@@ -80,7 +80,7 @@ class Run:
         return model
 
     def evaluate(self, split: str = "test", name: str | None = None, path: str | None = None) -> dict[str, Any]:
-        """`{"checkpoint": "best", "split": "test", "samples": 360, "test/loss": …}`, of a split or of data at `path`."""
+        """`{"checkpoint": "best", "split": "test", "samples": 360, "test/loss": …}`, of a split or other data."""
         folder = self.checkpoint(name)
         config = self.config
         loader = self._loader(split, path)
@@ -95,6 +95,7 @@ class Run:
         source, options = config.data.build(), config.data.common.build()  # type: ignore[union-attr]  # data has both
         if path is not None:
             found = source.at(path).samples(split, "test", "validation", "train")
+            self.preprocessing.check(found, path)
             return Loader(found, options.batch_size, dtype=dtype, transforms=self.preprocessing.transforms)
         prepared = data_floor.prepare(source, options, seed=config.seed, dtype=dtype, preprocessing=self.preprocessing)
         loader: Loader | None = getattr(prepared, split)

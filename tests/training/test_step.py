@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -42,9 +44,7 @@ class TestTrainStep:
             optimizer = gbp.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
             step = TrainStep(model, nn.CrossEntropyLoss(weight=[1.0, 2.0, 0.5]), optimizer, clip_norm=0.5)
             edges = np.cumsum((0, *cuts))
-            batches = [
-                {"inputs": x[a:b], "targets": target[a:b]} for a, b in zip(edges[:-1], edges[1:], strict=True)
-            ]
+            batches = [{"inputs": x[a:b], "targets": target[a:b]} for a, b in itertools.pairwise(edges)]
             losses.append([float(step(batches)) for _ in range(3)])
         np.testing.assert_allclose(losses[1], losses[0], rtol=1e-13)
         for key, value in whole.state_dict().items():
