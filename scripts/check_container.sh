@@ -135,6 +135,7 @@ cuda() { build cuda; }
 doctor() {
     run_in cuda doctor || echo "doctor: exit code $?"
     local status=0
+    rm -rf "$cache/runs/none"
     run_in cuda train --device cuda --run-dir runs/none || status=$?
     echo "train --device cuda: exit code $status"
     [ $status = 4 ] || { echo "expected exit code 4: the device that was asked for is not available" >&2; return 1; }
