@@ -30,7 +30,8 @@ def cross_entropy_forward(
     With smoothing ε each loss is (1 - ε) w_t (-log p_t) + ε/V Σ_c w_c (-log p_c), its weight w_t, as PyTorch does.
     """
     xp, classes = b.xp, logits.shape[-1]
-    target = target.reshape(-1).astype(xp.int64)  # (M,): from here on all positions stand in one axis
+    # (M,): from here on all positions stand in one axis. An unsigned dtype could not meet a negative ignore_index.
+    target = target.reshape(-1).astype(xp.int64)
     kept = target != ignore_index
     index = target * kept  # class 0 stands in for the ignored ones, whose weight is zero
     rows = (xp.arange(target.size), index)

@@ -70,6 +70,7 @@ def run(spec: OpSpec, inputs: Sequence[Any]) -> tuple[list[Any], list[Any], dict
     dys = draw_dys(spec, ys)
     found = backward(spec, inputs, saved, dys)
     grads = {i: found[i] for i in differentiable(spec, inputs)}
+    assert all(isinstance(y, np.ndarray) for y in ys), "an output is a NumPy scalar, not an array"
     for i, grad in grads.items():
         assert grad is not None, f"no gradient for input {i}; name it in the row's `constants` if it has none"
         assert grad.shape == inputs[i].shape, f"gradient {i}: shape {grad.shape}, input {inputs[i].shape}"

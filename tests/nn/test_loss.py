@@ -1,0 +1,149 @@
+"""Losses as users call them: means of arrays, and what does not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpubackprop import nn
+from gpubackprop.backend import choose
+from gpubackprop.errors import ShapeError, UsageError
+from gpubackprop.nn.loss import losses
+from gpubackprop.tape import Tape
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch, the [oracle] extra, is not installed", exc_type=ImportError)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ignore_index": 2},
+        {"label_smoothing": 0.2},
+        {"weight": [0.5, 1.0, 2.0, 3.0]},
+        {"weight": [0.5, 1.0, 2.0, 3.0], "label_smoothing": 0.2, "ignore_index": 1},
+    ],
+    ids=str,
+)
+def test_cross_entropy_is_pytorchs_mean(torch, rng, options):
+    logits, target = rng.normal(size=(9, 4)), rng.integers(0, 4, 9)
+    theirs = {k: torch.tensor(v, dtype=torch.float64) if k == "weight" else v for k, v in options.items()}
+    wanted = torch.nn.CrossEntropyLoss(**theirs)(torch.tensor(logits), torch.tensor(target))
+    found = nn.CrossEntropyLoss(**options)(logits, target)
+    assert found.shape == ()
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-12)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MSELoss", {}),
+        ("L1Loss", {}),
+        ("HuberLoss", {}),
+        ("HuberLoss", {"delta": 0.3}),
+        ("BCEWithLogitsLoss", {}),
+        ("BCEWithLogitsLoss", {"pos_weight": [1.0, 2.0, 0.5]}),
+    ],
+)
+def test_elementwise_losses_are_pytorchs_means(torch, rng, name, options):
+    output, target = rng.normal(size=(5, 3)), rng.random((5, 3))
+    theirs = {k: torch.tensor(v, dtype=torch.float64) if k == "pos_weight" else v for k, v in options.items()}
+    wanted = getattr(torch.nn, name)(**theirs)(torch.tensor(output), torch.tensor(target))
+    found = getattr(nn, name)(**options)(output, target)
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.int32, np.int64, np.uint64])
+def test_class_numbers_of_any_integer_dtype(rng, dtype):
+    logits, target = rng.normal(size=(9, 4)), rng.integers(0, 4, 9)
+    assert nn.CrossEntropyLoss()(logits, target.astype(dtype)) == nn.CrossEntropyLoss()(logits, target)
+
+
+def test_cross_entropy_of_large_logits_is_finite():
+    found = nn.CrossEntropyLoss()(np.array([[1e4, 0.0], [1e4, 0.0]], np.float32), np.array([0, 1]))
+    assert found == 5e3
+    assert nn.BCEWithLogitsLoss()(np.array([[-1e4, 1e4]], np.float32), np.array([[1.0, 0.0]])) == 1e4
+
+
+def sums(loss, output, target, **counts):
+    total, weight = loss.forward(Tape(choose("cpu")[0]).input(output), target, **counts)
+    return float(total.value), float(weight.value)
+
+
+@pytest.mark.parametrize("name", sorted(losses))
+def test_masked_and_weightless_samples_count_nothing(rng, name):
+    loss, output = losses[name](), rng.normal(size=(6, 3))
+    target = rng.integers(0, 3, 6) if name == "cross_entropy" else rng.random((6, 3))
+    mask = np.array([True, True, False, True, False, True])
+    wanted = sums(loss, output[mask], target[mask])
+    assert sums(loss, output, target, mask=mask) == pytest.approx(wanted)
+    assert sums(loss, output, target, weight=mask.astype(float)) == pytest.approx(wanted)
+    half = sums(loss, output, target, weight=np.full(6, 0.5), mask=mask)
+    assert half == pytest.approx((wanted[0] / 2, wanted[1] / 2))
+
+
+@pytest.mark.parametrize("name", sorted(losses))
+def test_micro_batches_add_up(rng, name):
+    loss, output = losses[name](), rng.normal(size=(6, 2, 3))
+    target = rng.integers(0, 3, (6, 2)) if name == "cross_entropy" else rng.random((6, 2, 3))
+    parts = [sums(loss, output[s], target[s]) for s in (slice(0, 4), slice(4, 6))]
+    assert np.sum(parts, axis=0) == pytest.approx(sums(loss, output, target))
+
+
+@pytest.mark.parametrize("name", ["mse", "l1", "huber", "bce_with_logits"])
+def test_shapes_are_never_broadcast(name):
+    with pytest.raises(ShapeError, match=rf"{name} .*outputs are \(4, 1\), targets \(4,\), and must be equal; reshape"):
+        losses[name]()(np.zeros((4, 1)), np.zeros(4))
+
+
+class TestMistakes:
+    def test_too_few_outputs_for_the_classes(self):
+        with pytest.raises(ShapeError, match="gives 5 outputs, the data has 10 classes; end the model with linear: 10"):
+            nn.CrossEntropyLoss().check((5,), (), classes=10)
+
+    def test_more_outputs_than_classes_are_fine(self):
+        nn.CrossEntropyLoss().check((64, 50304), (64,), classes=50257)
+
+    def test_one_hot_targets(self):
+        with pytest.raises(ShapeError, match="not one-hot rows"):
+            nn.CrossEntropyLoss()(np.zeros((4, 3)), np.zeros((4, 3), int))
+
+    def test_targets_of_another_shape(self):
+        with pytest.raises(ShapeError, match=r"outputs \(4, 3\) go with targets \(4,\), got \(5,\)"):
+            nn.CrossEntropyLoss()(np.zeros((4, 3)), np.zeros(5, int))
+
+    def test_float_class_numbers(self):
+        with pytest.raises(UsageError, match="needs class numbers, integers, as targets; got float64"):
+            nn.CrossEntropyLoss()(np.zeros((4, 3)), np.zeros(4))
+
+    def test_class_weights_of_another_length(self):
+        with pytest.raises(ShapeError, match=r"weight has shape \(2,\); with 3 outputs it must be \(3,\)"):
+            nn.CrossEntropyLoss(weight=[1.0, 2.0])(np.zeros((4, 3)), np.zeros(4, int))
+
+    def test_pos_weight_of_another_length(self):
+        with pytest.raises(ShapeError, match=r"pos_weight has shape \(2,\)"):
+            nn.BCEWithLogitsLoss([1.0, 2.0])(np.zeros((4, 3)), np.zeros((4, 3)))
+
+    def test_mask_of_another_shape(self):
+        with pytest.raises(ShapeError, match=r"weight or mask of shape \(3,\) does not fit \(4,\)"):
+            sums(nn.CrossEntropyLoss(), np.zeros((4, 3)), np.zeros(4, int), mask=np.ones(3, bool))
+
+
+def test_class_weights_are_copied_to_the_device_once_and_so_can_be_captured():
+    backend, _ = choose("strict")
+    loss, device = nn.CrossEntropyLoss(weight=[1.0, 2.0]), backend.from_host
+    logits, target = device(np.zeros((3, 2), np.float32)), device(np.array([0, 1, 1]))
+    step = backend.capture(lambda: loss.forward(Tape(backend).input(logits), target))
+    step()
+    backend.from_host = None  # a copy from the host could not be captured
+    assert float(step()[1].value) == 5.0

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpubackprop.backend import choose
+from gpubackprop.nn import init
+from gpubackprop.ops.shape import add
+from gpubackprop.parameters import Param
+from gpubackprop.tape import Op, Tape
+
+
+def multiply_forward(b, x, y):
+    return x * y, (x, y)
+
+
+def multiply_backward(b, saved, dz, slots):
+    x, y = saved
+    return dz * y, dz * x
+
+
+def total_forward(b, x):
+    return x.sum(), x.shape
+
+
+def total_backward(b, shape, dy, slots):
+    return (b.xp.broadcast_to(dy, shape),)
+
+
+def halves_forward(b, x):
+    return (x[:2], x[2:]), None
+
+
+def halves_backward(b, saved, dys, slots):
+    top, bottom = (np.zeros(2) if dy is None else dy for dy in dys)
+    return (np.concatenate([top, bottom]),)
+
+
+multiply = Op(multiply_forward, multiply_backward)
+total = Op(total_forward, total_backward)
+halves = Op(halves_forward, halves_backward)
+
+
+@pytest.fixture
+def tape():
+    return Tape(choose("cpu")[0], recording=True)
+
+
+def param(*values):
+    made = Param((len(values),), init.zeros)
+    made.value, made.grad = np.array(values), np.full(len(values), np.nan)
+    return made
+
+
+class TestBackward:
+    def test_a_tensor_used_several_times_receives_all_gradients(self, tape):
+        x = tape.input(np.array([2.0, 3.0]), needs_grad=True)
+        y = add(multiply(x, x), x)  # x² + x
+        tape.backward(total(y))
+        np.testing.assert_array_equal(x.grad, [5, 7])
+
+    def test_accumulating_leaves_an_ops_own_array_alone(self, tape):
+        x = tape.input(np.ones(2), needs_grad=True)
+        y = add(x, x)  # its backward returns dy itself, twice
+        tape.backward(total(add(y, y)))
+        np.testing.assert_array_equal(x.grad, [4, 4])
+
+    def test_a_param_used_twice(self, tape):
+        weight = param(2.0, 3.0)
+        x = tape.input(np.array([5.0, 7.0]))
+        tape.backward(total(multiply(multiply(x, weight), weight)))
+        np.testing.assert_array_equal(weight.grad, [20, 42])
+
+    def test_a_params_first_gradient_replaces_what_was_there(self, tape):
+        weight = param(2.0)
+        tape.backward(total(multiply(tape.input(np.array([5.0])), weight)))
+        assert weight.grad.tolist() == [5]
+
+    def test_micro_batches_add_up_where_they_share_what_was_written(self):
+        weight, written = param(2.0), set()
+        for value in (5.0, 7.0):
+            tape = Tape(choose("cpu")[0], recording=True, written=written)
+            tape.backward(total(multiply(tape.input(np.array([value])), weight)))
+        assert weight.grad.tolist() == [12]
+
+    def test_the_gradient_is_written_in_place(self, tape):
+        weight = param(2.0)
+        memory = weight.grad
+        tape.backward(total(multiply(tape.input(np.array([5.0])), weight)))
+        assert weight.grad is memory
+
+    def test_frozen_params_are_left_alone(self, tape):
+        weight = param(2.0)
+        weight.needs_grad = False
+        x = tape.input(np.array([5.0]), needs_grad=True)
+        tape.backward(total(multiply(x, weight)))
+        assert np.isnan(weight.grad).all()
+        assert x.grad.tolist() == [2]
+
+    def test_an_output_that_nobody_used_has_no_gradient(self, tape):
+        x = tape.input(np.arange(4.0), needs_grad=True)
+        _, bottom = halves(x)
+        tape.backward(total(multiply(bottom, bottom)))
+        np.testing.assert_array_equal(x.grad, [0, 0, 4, 6])
+
+    def test_what_does_not_lead_to_the_loss_is_passed_over(self, tape):
+        x = tape.input(np.array([2.0]), needs_grad=True)
+        multiply(x, x)
+        tape.backward(total(x))
+        assert x.grad.tolist() == [1]
+
+    def test_entries_and_gradients_between_are_let_go(self, tape):
+        x = tape.input(np.array([2.0]), needs_grad=True)
+        y = multiply(x, x)
+        tape.backward(total(y))
+        assert tape.entries == []
+        assert y.grad is None
+
+
+def test_ops_without_anything_to_learn_are_not_recorded(tape):
+    x = tape.input(np.array([2.0]))
+    multiply(x, np.array([3.0]))
+    assert tape.entries == []
+
+
+def test_a_tape_that_does_not_record_keeps_nothing():
+    tape = Tape(choose("cpu")[0])
+    multiply(tape.input(np.array([2.0]), needs_grad=True), param(3.0))
+    assert tape.entries == []
+
+
+def test_effects_run_once_in_order_and_only_when_told(tape):
+    seen = []
+    for i in range(3):
+        tape.after_step(lambda backend, *args: seen.append((backend, args)), i)
+    assert seen == []
+    tape.apply_effects()
+    tape.apply_effects()
+    assert seen == [(tape.backend, (i,)) for i in range(3)]
+
+
+def test_call_numbers_count_per_path(tape):
+    assert [tape.call_number(path) for path in ("a", "b", "a", "a")] == [0, 0, 1, 2]
