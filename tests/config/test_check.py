@@ -9,7 +9,7 @@ from gpubackprop.config.check import BAD, Checker
 from gpubackprop.config.document import Problems, parse
 from gpubackprop.config.signature import Pattern
 from gpubackprop.errors import ConfigError
-from gpubackprop.registry import Fraction, Positive, PositiveFloat
+from gpubackprop.registry import Fraction, Positive, PositiveFloat, Range
 from tests.config import toys
 from tests.config.toys import Layer, layers
 
@@ -109,6 +109,7 @@ def test_good_values(annotation, text, value):
         ),
         (tuple[float, ...], "1", "x: must be a list of numbers, got 1"),
         (list[list[int]], "1", "x: must be a list, got 1"),
+        (Annotated[int | list[int] | None, Range(ge=1)], "0", "x: must be at least 1, got 0"),
         (dict[str, float], "{a: b}", "x.a: must be a number, got 'b'"),
         (Annotated[str, Pattern("a+", "some a's")], "aab", "x: must be some a's, got 'aab'"),
     ],
@@ -260,6 +261,16 @@ def test_options_may_be_split_over_two_signatures():
     assert not problems
     assert found.build() == toys.Idx("data")
     assert found.common.build() == toys.DataOptions(batch_size=8, transforms=[toys.Normalize(0.5)])
+
+
+def test_a_mistake_in_the_common_options_leaves_the_component_whole():
+    problems = Problems()
+    text = "{type: idx, path: data, batch_size: 0, transforms: [{normalize: x}, flip]}"
+    found = Checker(problems).component(node(text), toys.sources, "data", common=toys.DataOptions)
+    assert len(problems) == 2
+    assert not found.broken
+    assert found.common.broken
+    assert found.common.build() == toys.DataOptions(transforms=[toys.Normalize(), toys.Flip()])
 
 
 def test_mistakes_in_two_signatures_are_told_once():
