@@ -220,7 +220,9 @@ def words(annotation: Any) -> str:
         return f"a list{count}{_of(items[0]).replace(' of ', ' ' if count else ' of ') if len(set(items)) == 1 else ''}"
     if core in Registry.by_base:
         return a(Registry.by_base[core].kind)
-    if core is dict or get_origin(core) in (dict, Mapping) or dataclasses.is_dataclass(core):
+    if dataclasses.is_dataclass(core) and isinstance(core, type):
+        return f"a mapping ({', '.join(options_of(core))})"
+    if core is dict or get_origin(core) in (dict, Mapping):
         return "a mapping"
     return getattr(core, "__name__", str(core))
 

@@ -228,6 +228,8 @@ def test_what_can_be_made_of_a_broken_component_is_made():
     assert len(problems) == 2
     assert found.broken
     assert found.build() == toys.Linear(None, 3)
+    assert layer("{relu: 3}")[0].broken
+    assert layer("{type: relu, name: 3}")[0].broken
     assert layer("{linear: {out_features: 0}}")[0] is None
     assert layer("nothing")[0] is None
     assert layer("{residual: [{linear: {out_features: 3, bias: 5}}]}")[0].broken
@@ -303,4 +305,4 @@ def test_a_dataclass_is_a_mapping_of_its_fields():
     assert not problems
     assert found.build() == Outer(Inner(1), Inner(2))
     assert check("{inner: {b: 2}}", Outer)[1] == ["x.inner.b: unknown key; allowed: a"]
-    assert check("3", Outer)[1] == ["x: must be a mapping, got 3"]
+    assert check("3", Outer)[1] == ["x: must be a mapping (inner, maybe), got 3"]
