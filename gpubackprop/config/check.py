@@ -68,10 +68,10 @@ class Checker:
         arms = alternatives(annotation)
         if len(arms) > 1:
             return self._union(node, arms, annotation, path, entry)
-        if not fits(node.value, annotation):
-            return self._bad(node, annotation, path)
         if core in Registry.by_base:
             return self.component(node, Registry.by_base[core], path, entry=entry) or BAD
+        if not fits(node.value, annotation):
+            return self._bad(node, annotation, path)
         if dataclasses.is_dataclass(core):
             return self.section(node, core if isinstance(core, type) else type(core), path) or BAD
         if (item := item_of(annotation)) is not None:
@@ -104,7 +104,8 @@ class Checker:
     def entries(self, node: Node, registry: Registry[Any], path: str) -> list[Component | None]:
         """A list of components of `registry`, with None for each one that cannot be made."""
         if not isinstance(node.value, list):
-            self._bad(node, list[registry.base], path)  # type: ignore[name-defined]  # an annotation as a value
+            if node.value is not UNKNOWN:
+                self._bad(node, list[registry.base], path)  # type: ignore[name-defined]  # an annotation as a value
             return []
         found = self._items(node, [registry.base] * len(node.value), path)
         return [None if component is BAD else component for component in found]
@@ -154,6 +155,10 @@ class Checker:
         `entry`: it stands in a list, where the short forms are allowed. `common`: a dataclass whose
         fields stand among the options as well; they become the component's `common`.
         """
+        if not fits(node.value, registry.base):
+            if node.value is not UNKNOWN:
+                self._bad(node, registry.base, path)
+            return None
         form = self._form(node, registry, path, entry)
         if form is None:
             return None
@@ -169,6 +174,11 @@ class Checker:
         except UsageError as error:
             self.problems.add(form.mark, path, str(error))
             return None
+        second = None
+        if common is not None:
+            of_common = options.without(*(key for key in options.value if key not in shared))
+            second = self._signature(common, of_common, path, form.mark, shared)
+            options = options.without(*(key for key in shared if key not in own))
         before = len(self.problems)
         if form.first is not None:
             if (first := first_option(cls)) is None:
@@ -179,11 +189,6 @@ class Checker:
         if entry and registry.kind == "layer" and "name" in options.value and "name" not in own:
             name = self._name(options.value["name"], f"{path}.name")
             options = options.without("name")
-        second = None
-        if common is not None:
-            of_common = options.without(*(key for key in options.value if key not in shared))
-            second = self._signature(common, of_common, path, form.mark, shared)
-            options = options.without(*(key for key in shared if key not in own))
         component = self._signature(cls, options, path, form.mark, [*own, *shared], form.type)
         if component is None:
             return None

@@ -26,7 +26,7 @@ class Component:
     path: str  #: dotted, `model.3.linear`
     type: str = ""  #: the registered name; empty for a dataclass of options
     name: str | None = None  #: what the config calls this layer
-    broken: bool = False  #: a mistake was reported; defaults stand in for what was wrong
+    broken: bool = False  #: a mistake was reported (other than in `common`); defaults stand in for what was wrong
     common: Component | None = field(default=None, repr=False)  #: options of a second signature (`data`)
 
     def build(self, *given: Any) -> Any:

@@ -20,6 +20,7 @@ from gpubackprop.config.override import WrongPathError, override, read_overrides
 from gpubackprop.config.plugins import import_plugins
 from gpubackprop.config.signature import Argument, Pattern, first_option, options_of
 from gpubackprop.config.training import Training
+from gpubackprop.errors import ConfigError
 from gpubackprop.registry import NonNegative, Registry, did_you_mean
 
 Device = Annotated[str, Pattern(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")]
@@ -135,8 +136,7 @@ def load_config(
     problems = Problems()
     document, text = _read(source, problems)
     if document is None:
-        problems.raise_any()
-        raise AssertionError("a config that cannot be read has a problem")
+        raise ConfigError(list(problems))
     document, plugins, sure = _overridden(document, overrides, kinds, problems)
     values = _check(document, kinds, Checker(problems, sure), problems) | {"plugins": plugins}
     for check in checks:
@@ -147,13 +147,13 @@ def load_config(
         values["name"] = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).stem).lstrip(".-") or "run" if path else "run"
     del values["format"]
     values["training"] = values["training"].build()
-    return Config(**values, text=text, path=path)
+    return Config(**values, text=text if path else dump(Node.of(source, Mark("config")).plain()), path=path)
 
 
 def _read(source: str | os.PathLike[str] | Mapping[str, Any], problems: Problems) -> tuple[Node | None, str]:
     if isinstance(source, Mapping):
         node = Node.of(source, Mark("config"))
-        return extend(node, problems) if "extends" in source else node, dump(node.plain())
+        return extend(node, problems), ""
     path = os.fspath(source)
     text = read_text(path, Mark(path), "", problems)
     return (None, "") if text is None else (from_text(text, path, problems), text)

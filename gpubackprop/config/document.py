@@ -6,6 +6,7 @@ can run code, and the meaning of a scalar is decided in one place (`scalars.reso
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -59,7 +60,7 @@ class Node:
             return cls({str(key): cls.of(item, mark) for key, item in value.items()}, mark)
         if isinstance(value, list | tuple):
             return cls([cls.of(item, mark) for item in value], mark)
-        return cls(value, mark)
+        return cls(os.fspath(value) if isinstance(value, os.PathLike) else value, mark)
 
     def plain(self) -> Any:
         """The value without its places."""
@@ -89,8 +90,9 @@ class Problems:
 
     def add(self, mark: Mark, key: str, message: str) -> None:
         """Note that `key`, a dotted path (or empty), which stands at `mark`, is wrong: `message`."""
-        if (mark, key, message) not in self._found:
-            self._found.append((mark, key, message))
+        found = mark, _line(key), _line(message)
+        if found not in self._found:
+            self._found.append(found)
 
     def extend(self, other: Problems) -> None:
         """Take over the problems of a trial."""
@@ -107,7 +109,7 @@ class Problems:
             return not mark.line, self.files.index(mark.file) if mark.file in self.files else 0, mark.line, mark.column
 
         order = sorted(self._found, key=lambda found: place(found[0]))
-        return (Problem(str(mark), key, message) for mark, key, message in order)
+        return (Problem(_line(str(mark)), key, message) for mark, key, message in order)
 
     def raise_any(self) -> None:
         """Raise ConfigError with all of them, if there are any."""
@@ -230,6 +232,11 @@ def _syntax(error: MarkedYAMLError) -> str:
     if context:
         context += f" that starts on line {error.context_mark.line + 1}, " if error.context_mark else ", "
     return f"not valid YAML: {context}{' '.join(problem.split())}"
+
+
+def _line(text: str) -> str:
+    """`text` on one line that a terminal shows as it is."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def describe(value: Any) -> str:

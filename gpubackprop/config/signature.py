@@ -112,10 +112,12 @@ def unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def alternatives(annotation: Any) -> list[Any]:
     """The arms of a union, flattened; any other annotation is its own only arm."""
-    core, _ = unwrap(annotation)
-    if get_origin(core) in (Union, types.UnionType):
-        return [arm for each in get_args(core) for arm in alternatives(each)]
-    return [annotation]
+    core, extras = unwrap(annotation)
+    if get_origin(core) not in (Union, types.UnionType):
+        return [annotation]
+    bounds = [extra for extra in extras if isinstance(extra, Range)]
+    arms = [arm for each in get_args(core) for arm in alternatives(each)]
+    return [Annotated[arm, *bounds] if bounds and unwrap(arm)[0] in (int, float) else arm for arm in arms]
 
 
 def item_of(annotation: Any) -> Any:
@@ -218,7 +220,9 @@ def words(annotation: Any) -> str:
         return f"a list{count}{_of(items[0]).replace(' of ', ' ' if count else ' of ') if len(set(items)) == 1 else ''}"
     if core in Registry.by_base:
         return a(Registry.by_base[core].kind)
-    if core is dict or get_origin(core) in (dict, Mapping) or dataclasses.is_dataclass(core):
+    if dataclasses.is_dataclass(core) and isinstance(core, type):
+        return f"a mapping ({', '.join(options_of(core))})"
+    if core is dict or get_origin(core) in (dict, Mapping):
         return "a mapping"
     return getattr(core, "__name__", str(core))
 

@@ -9,7 +9,7 @@ from gpubackprop.config.check import BAD, Checker
 from gpubackprop.config.document import Problems, parse
 from gpubackprop.config.signature import Pattern
 from gpubackprop.errors import ConfigError
-from gpubackprop.registry import Fraction, Positive, PositiveFloat
+from gpubackprop.registry import Fraction, Positive, PositiveFloat, Range
 from tests.config import toys
 from tests.config.toys import Layer, layers
 
@@ -109,6 +109,7 @@ def test_good_values(annotation, text, value):
         ),
         (tuple[float, ...], "1", "x: must be a list of numbers, got 1"),
         (list[list[int]], "1", "x: must be a list, got 1"),
+        (Annotated[int | list[int] | None, Range(ge=1)], "0", "x: must be at least 1, got 0"),
         (dict[str, float], "{a: b}", "x.a: must be a number, got 'b'"),
         (Annotated[str, Pattern("a+", "some a's")], "aab", "x: must be some a's, got 'aab'"),
     ],
@@ -227,6 +228,8 @@ def test_what_can_be_made_of_a_broken_component_is_made():
     assert len(problems) == 2
     assert found.broken
     assert found.build() == toys.Linear(None, 3)
+    assert layer("{relu: 3}")[0].broken
+    assert layer("{type: relu, name: 3}")[0].broken
     assert layer("{linear: {out_features: 0}}")[0] is None
     assert layer("nothing")[0] is None
     assert layer("{residual: [{linear: {out_features: 3, bias: 5}}]}")[0].broken
@@ -262,6 +265,16 @@ def test_options_may_be_split_over_two_signatures():
     assert found.common.build() == toys.DataOptions(batch_size=8, transforms=[toys.Normalize(0.5)])
 
 
+def test_a_mistake_in_the_common_options_leaves_the_component_whole():
+    problems = Problems()
+    text = "{type: idx, path: data, batch_size: 0, transforms: [{normalize: x}, flip]}"
+    found = Checker(problems).component(node(text), toys.sources, "data", common=toys.DataOptions)
+    assert len(problems) == 2
+    assert not found.broken
+    assert found.common.broken
+    assert found.common.build() == toys.DataOptions(transforms=[toys.Normalize(), toys.Flip()])
+
+
 def test_mistakes_in_two_signatures_are_told_once():
     problems = Problems()
     text = "{type: idx, pth: data, batch_size: 0, transfroms: []}"
@@ -292,4 +305,4 @@ def test_a_dataclass_is_a_mapping_of_its_fields():
     assert not problems
     assert found.build() == Outer(Inner(1), Inner(2))
     assert check("{inner: {b: 2}}", Outer)[1] == ["x.inner.b: unknown key; allowed: a"]
-    assert check("3", Outer)[1] == ["x: must be a mapping, got 3"]
+    assert check("3", Outer)[1] == ["x: must be a mapping (inner, maybe), got 3"]

@@ -194,6 +194,9 @@ def test_what_is_missing_is_said_for_each_key():
     [
         ("model: []", "a.yaml:1:8: model: is empty; it needs at least one layer"),
         ("model: relu", "a.yaml:1:8: model: must be a list of layers, got 'relu'; write [relu]"),
+        ("model: ${GBP_UNSET}", "a.yaml:1:8: model: environment variable GBP_UNSET is not set"),
+        ("data: ${GBP_UNSET}", "a.yaml:1:7: data: environment variable GBP_UNSET is not set"),
+        ("data: [digits]", "a.yaml:1:7: data: must be a data source, got a list"),
         ("format: 2", "a.yaml:1:9: format: must be 1, got 2"),
         ("name: a/b", "a.yaml:1:7: name: must be a name of letters, digits, _, - and ., got 'a/b'"),
         ("precision: float23", "did you mean 'float32'?"),
@@ -238,6 +241,13 @@ def test_a_dict_in_place_of_a_file():
     assert load(config.text).resolved()["model"] == config.resolved()["model"]
     with pytest.raises(ConfigError, match=r"^config: sede: unknown key"):
         load_config(config.resolved() | {"sede": 3}, kinds=KINDS)
+
+
+def test_a_dict_may_extend_a_file_and_hold_paths(tmp_path):
+    (tmp_path / "base.yaml").write_text(MINIMAL)
+    config = load_config({"extends": "base.yaml", "data": {"type": "idx", "path": tmp_path}}, kinds=KINDS)
+    assert config.data.build() == toys.Idx(str(tmp_path))
+    assert config.text == f"extends: base.yaml\ndata: {{type: idx, path: {tmp_path}}}\n"
 
 
 def test_a_config_path_that_is_wrong_is_one_line():
