@@ -5,11 +5,13 @@ Ioffe and Szegedy 2015 (batch norm); Ba, Kiros and Hinton 2016 (layer norm). Let
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
 from gpubackprop.backend import Array, Backend
 from gpubackprop.errors import ShapeError
+from gpubackprop.ops.slices import at_once, slices
 from gpubackprop.tape import Op, Slots
 
 
@@ -27,13 +29,17 @@ def batch_norm_forward(
             f"batch norm in training needs more than one value per channel, got a batch of shape {x.shape}; "
             "use larger batches, or drop_last for a last batch of one sample"
         )
-    mean = _channel_sum(b, x) / count
-    y = x - mean
-    var = _channel_sum(b, y, y) / count  # two passes: E[x²] − E[x]² would cancel
+    rows = _rows(x)
+    mean = _sum(b, rows, x.shape[-1]) / count
+    centre = _across(b, mean, rows)
+    squares = b.xp.zeros(mean.shape, x.dtype)
+    for piece, scratch in _pieces(b, rows):
+        b.xp.subtract(rows[piece], centre, out=scratch)
+        scratch *= scratch
+        squares += _sum(b, scratch, x.shape[-1])
+    var = squares / count  # two passes: E[x²] − E[x]² would cancel
     rstd = 1.0 / b.xp.sqrt(var + eps)
-    y *= rstd if weight is None else rstd * weight
-    if bias is not None:
-        y += bias
+    y = _normalised(b, rows, mean, rstd, weight, bias).reshape(x.shape)
     return (y, mean, var), (x, weight, mean, rstd)
 
 
@@ -47,17 +53,22 @@ def batch_norm_backward(b: Backend, saved: Any, dys: Any, slots: Slots) -> tuple
         raise NotImplementedError("the batch's mean and variance are for running statistics: they carry no gradient")
     x, weight, mean, rstd = saved
     count = prod(x.shape[:-1])
-    centred = x - mean
-    dbias = _channel_sum(b, dy)
-    dweight = _channel_sum(b, dy, centred) * rstd
-    dx = None
-    if slots[0].wanted:
-        scale = rstd if weight is None else rstd * weight
-        centred *= rstd * scale * dweight / -count
-        dx = dy * scale
-        dx += centred
-        dx -= scale * dbias / count
-    return dx, dweight, dbias
+    rows, dy_rows = _rows(x), _rows(dy)
+    dbias, dweight = _gradient_sums(b, rows, dy_rows, mean, rstd)
+    if not slots[0].wanted:
+        return None, dweight, dbias
+    scale = rstd if weight is None else rstd * weight
+    centre, scale_dy = _across(b, mean, rows), _across(b, scale, rows)
+    scale_x = _across(b, rstd * scale * dweight / -count, rows)
+    shift = _across(b, scale * dbias / -count, rows)
+    dx = b.xp.empty(rows.shape, dy.dtype)
+    for piece, scratch in _pieces(b, rows):
+        b.xp.subtract(rows[piece], centre, out=scratch)
+        scratch *= scale_x
+        scratch += shift
+        part = b.xp.multiply(dy_rows[piece], scale_dy, out=dx[piece])
+        part += scratch
+    return dx.reshape(x.shape), dweight, dbias
 
 
 def batch_norm_inference_forward(
@@ -65,19 +76,16 @@ def batch_norm_inference_forward(
 ) -> tuple[Array, Any]:
     """x (N, ..., C), the others (C,) -> y (N, ..., C) = (x − mean) / √(var + eps) weight + bias."""
     rstd = 1.0 / b.xp.sqrt(var + eps)
-    y = x - mean
-    y *= rstd if weight is None else rstd * weight
-    if bias is not None:
-        y += bias
-    return y, (x, weight, mean, rstd)
+    return _normalised(b, _rows(x), mean, rstd, weight, bias).reshape(x.shape), (x, weight, mean, rstd)
 
 
 def batch_norm_inference_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """dy (N, ..., C) -> dx, dweight (C,), dbias (C,); mean and var are constants."""
     x, weight, mean, rstd = saved
     dx = dy * (rstd if weight is None else rstd * weight) if slots[0].wanted else None
-    dweight = _channel_sum(b, dy, x - mean) * rstd if slots[1].wanted else None
-    dbias = _channel_sum(b, dy) if slots[2].wanted else None
+    if not (slots[1].wanted or slots[2].wanted):
+        return dx, None, None, None, None
+    dbias, dweight = _gradient_sums(b, _rows(x), _rows(dy), mean, rstd)
     return dx, dweight, dbias, None, None
 
 
@@ -139,11 +147,58 @@ def layer_norm_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tupl
     return dx, dweight, dbias
 
 
-def _channel_sum(b: Backend, x: Array, factor: Array | None = None) -> Array:
-    """Sum of x, or of x · factor, both (N, ..., C), over all axes but the last: (C,)."""
-    product = x if factor is None else x * factor
-    # By sample first: sums of sums lose fewer digits than one long float32 sum.
-    return product.reshape(x.shape[0], prod(x.shape[1:-1]), x.shape[-1]).sum(axis=1).sum(axis=0)
+def _normalised(b: Backend, rows: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
+    """rows (M, K), the others (C,) -> (rows − mean) rstd weight + bias, (M, K)."""
+    centre, scale = _across(b, mean, rows), _across(b, rstd if weight is None else rstd * weight, rows)
+    shift = None if bias is None else _across(b, bias, rows)
+    y = b.xp.empty(rows.shape, rows.dtype)
+    for piece, _ in _pieces(b, rows):
+        part = b.xp.subtract(rows[piece], centre, out=y[piece])
+        part *= scale
+        if shift is not None:
+            part += shift
+    return y
+
+
+def _gradient_sums(b: Backend, rows: Array, dy: Array, mean: Array, rstd: Array) -> tuple[Array, Array]:
+    """rows and dy (M, K), mean and rstd (C,) -> sum of dy and of dy x̂, (C,) each."""
+    channels, centre = mean.shape[0], _across(b, mean, rows)
+    total, product = b.xp.zeros(mean.shape, dy.dtype), b.xp.zeros(mean.shape, dy.dtype)
+    for piece, scratch in _pieces(b, rows):
+        b.xp.subtract(rows[piece], centre, out=scratch)
+        scratch *= dy[piece]
+        product += _sum(b, scratch, channels)
+        total += _sum(b, dy[piece], channels)
+    product *= rstd
+    return total, product
+
+
+# Values per channel are few (16 to 64), and NumPy's loops run over the last axis: x (N, ..., W, C) is taken as rows of
+# K = W·C values, which is two to ten times as quick.
+
+
+def _rows(x: Array) -> Array:
+    """x (N, ..., W, C) -> (M, W·C), a view where x is contiguous; (N, C) as it is."""
+    return x if x.ndim == 2 else x.reshape(prod(x.shape[:-2]), prod(x.shape[-2:]))
+
+
+def _across(b: Backend, values: Array, rows: Array) -> Array:
+    """values (C,) -> (K,), repeated along a row."""
+    return b.xp.broadcast_to(values, (rows.shape[1] // values.shape[0], values.shape[0])).reshape(-1)
+
+
+def _sum(b: Backend, rows: Array, channels: int) -> Array:
+    """rows (M, K) -> the sum by channel, (C,)."""
+    ones = b.xp.ones((1, rows.shape[0]), rows.dtype)
+    return b.matmul(ones, rows).reshape(-1, channels).sum(axis=0)  # BLAS sums five times as fast as NumPy
+
+
+def _pieces(b: Backend, rows: Array) -> Iterator[tuple[slice, Array]]:
+    """Slices of the rows, each with scratch memory of its shape, used again for the next."""
+    m, k = rows.shape
+    step = at_once(b, m, k * rows.dtype.itemsize)
+    scratch = b.xp.empty((step, k), rows.dtype)
+    return ((piece, scratch[: piece.stop - piece.start]) for piece in slices(m, step))
 
 
 batch_norm = Op(batch_norm_forward, batch_norm_backward)
