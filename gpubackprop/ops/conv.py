@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from gpubackprop.backend import Array, Backend
+from gpubackprop.ops.channels import across, channel_sum, rows_of
 from gpubackprop.ops.slices import at_once, slices
 from gpubackprop.tape import Op, Slots
 
@@ -47,7 +48,8 @@ def conv2d_forward(
     lie = Windows(stride, padding, dilation, groups)
     y = _correlate(b, x, weight, lie)
     if bias is not None:
-        y += bias
+        rows = rows_of(y)
+        rows += across(b, bias, rows)
     return y, (x, weight, lie)
 
 
@@ -60,7 +62,7 @@ def conv2d_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Ar
     x, weight, lie = saved
     dx = _input_gradient(b, x.shape, weight, dy, lie) if slots[0].wanted else None
     dweight = _weight_gradient(b, x, weight.shape, dy, lie) if slots[1].wanted else None
-    dbias = dy.sum(axis=(1, 2)).sum(axis=0) if slots[2].wanted else None
+    dbias = channel_sum(b, rows_of(dy), dy.shape[-1]) if slots[2].wanted else None
     return dx, dweight, dbias
 
 

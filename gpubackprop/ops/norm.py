@@ -11,6 +11,7 @@ from typing import Any
 
 from gpubackprop.backend import Array, Backend
 from gpubackprop.errors import ShapeError
+from gpubackprop.ops.channels import across, channel_sum, rows_of
 from gpubackprop.ops.slices import at_once, slices
 from gpubackprop.tape import Op, Slots
 
@@ -29,14 +30,14 @@ def batch_norm_forward(
             f"batch norm in training needs more than one value per channel, got a batch of shape {x.shape}; "
             "use larger batches, or drop_last for a last batch of one sample"
         )
-    rows = _rows(x)
-    mean = _sum(b, rows, x.shape[-1]) / count
-    centre = _across(b, mean, rows)
+    rows = rows_of(x)
+    mean = channel_sum(b, rows, x.shape[-1]) / count
+    centre = across(b, mean, rows)
     squares = b.xp.zeros(mean.shape, x.dtype)
     for piece, scratch in _pieces(b, rows):
         b.xp.subtract(rows[piece], centre, out=scratch)
         scratch *= scratch
-        squares += _sum(b, scratch, x.shape[-1])
+        squares += channel_sum(b, scratch, x.shape[-1])
     var = squares / count  # two passes: E[x²] − E[x]² would cancel
     rstd = 1.0 / b.xp.sqrt(var + eps)
     y = _normalised(b, rows, mean, rstd, weight, bias).reshape(x.shape)
@@ -53,14 +54,14 @@ def batch_norm_backward(b: Backend, saved: Any, dys: Any, slots: Slots) -> tuple
         raise NotImplementedError("the batch's mean and variance are for running statistics: they carry no gradient")
     x, weight, mean, rstd = saved
     count = prod(x.shape[:-1])
-    rows, dy_rows = _rows(x), _rows(dy)
+    rows, dy_rows = rows_of(x), rows_of(dy)
     dbias, dweight = _gradient_sums(b, rows, dy_rows, mean, rstd)
     if not slots[0].wanted:
         return None, dweight, dbias
     scale = rstd if weight is None else rstd * weight
-    centre, scale_dy = _across(b, mean, rows), _across(b, scale, rows)
-    scale_x = _across(b, rstd * scale * dweight / -count, rows)
-    shift = _across(b, scale * dbias / -count, rows)
+    centre, scale_dy = across(b, mean, rows), across(b, scale, rows)
+    scale_x = across(b, rstd * scale * dweight / -count, rows)
+    shift = across(b, scale * dbias / -count, rows)
     dx = b.xp.empty(rows.shape, dy.dtype)
     for piece, scratch in _pieces(b, rows):
         b.xp.subtract(rows[piece], centre, out=scratch)
@@ -76,7 +77,7 @@ def batch_norm_inference_forward(
 ) -> tuple[Array, Any]:
     """x (N, ..., C), the others (C,) -> y (N, ..., C) = (x − mean) / √(var + eps) weight + bias."""
     rstd = 1.0 / b.xp.sqrt(var + eps)
-    return _normalised(b, _rows(x), mean, rstd, weight, bias).reshape(x.shape), (x, weight, mean, rstd)
+    return _normalised(b, rows_of(x), mean, rstd, weight, bias).reshape(x.shape), (x, weight, mean, rstd)
 
 
 def batch_norm_inference_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
@@ -85,7 +86,7 @@ def batch_norm_inference_backward(b: Backend, saved: Any, dy: Array, slots: Slot
     dx = dy * (rstd if weight is None else rstd * weight) if slots[0].wanted else None
     if not (slots[1].wanted or slots[2].wanted):
         return dx, None, None, None, None
-    dbias, dweight = _gradient_sums(b, _rows(x), _rows(dy), mean, rstd)
+    dbias, dweight = _gradient_sums(b, rows_of(x), rows_of(dy), mean, rstd)
     return dx, dweight, dbias, None, None
 
 
@@ -149,8 +150,8 @@ def layer_norm_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tupl
 
 def _normalised(b: Backend, rows: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
     """rows (M, K), the others (C,) -> (rows − mean) rstd weight + bias, (M, K)."""
-    centre, scale = _across(b, mean, rows), _across(b, rstd if weight is None else rstd * weight, rows)
-    shift = None if bias is None else _across(b, bias, rows)
+    centre, scale = across(b, mean, rows), across(b, rstd if weight is None else rstd * weight, rows)
+    shift = None if bias is None else across(b, bias, rows)
     y = b.xp.empty(rows.shape, rows.dtype)
     for piece, _ in _pieces(b, rows):
         part = b.xp.subtract(rows[piece], centre, out=y[piece])
@@ -162,35 +163,15 @@ def _normalised(b: Backend, rows: Array, mean: Array, rstd: Array, weight: Array
 
 def _gradient_sums(b: Backend, rows: Array, dy: Array, mean: Array, rstd: Array) -> tuple[Array, Array]:
     """rows and dy (M, K), mean and rstd (C,) -> sum of dy and of dy x̂, (C,) each."""
-    channels, centre = mean.shape[0], _across(b, mean, rows)
+    channels, centre = mean.shape[0], across(b, mean, rows)
     total, product = b.xp.zeros(mean.shape, dy.dtype), b.xp.zeros(mean.shape, dy.dtype)
     for piece, scratch in _pieces(b, rows):
         b.xp.subtract(rows[piece], centre, out=scratch)
         scratch *= dy[piece]
-        product += _sum(b, scratch, channels)
-        total += _sum(b, dy[piece], channels)
+        product += channel_sum(b, scratch, channels)
+        total += channel_sum(b, dy[piece], channels)
     product *= rstd
     return total, product
-
-
-# Values per channel are few (16 to 64), and NumPy's loops run over the last axis: x (N, ..., W, C) is taken as rows of
-# K = W·C values, which is two to ten times as quick.
-
-
-def _rows(x: Array) -> Array:
-    """x (N, ..., W, C) -> (M, W·C), a view where x is contiguous; (N, C) as it is."""
-    return x if x.ndim == 2 else x.reshape(prod(x.shape[:-2]), prod(x.shape[-2:]))
-
-
-def _across(b: Backend, values: Array, rows: Array) -> Array:
-    """values (C,) -> (K,), repeated along a row."""
-    return b.xp.broadcast_to(values, (rows.shape[1] // values.shape[0], values.shape[0])).reshape(-1)
-
-
-def _sum(b: Backend, rows: Array, channels: int) -> Array:
-    """rows (M, K) -> the sum by channel, (C,)."""
-    ones = b.xp.ones((1, rows.shape[0]), rows.dtype)
-    return b.matmul(ones, rows).reshape(-1, channels).sum(axis=0)  # BLAS sums five times as fast as NumPy
 
 
 def _pieces(b: Backend, rows: Array) -> Iterator[tuple[slice, Array]]:
