@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from gpubackprop.backend import Array, Backend
+from gpubackprop.ops.channels import across, channel_sum, rows_of
+from gpubackprop.ops.slices import at_once, slices
 from gpubackprop.tape import Op, Slots
 
 Pair: TypeAlias = tuple[int, int]  #: (along H, along W)
@@ -46,7 +48,8 @@ def conv2d_forward(
     lie = Windows(stride, padding, dilation, groups)
     y = _correlate(b, x, weight, lie)
     if bias is not None:
-        y += bias
+        rows = rows_of(y)
+        rows += across(b, bias, rows)
     return y, (x, weight, lie)
 
 
@@ -59,7 +62,7 @@ def conv2d_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Ar
     x, weight, lie = saved
     dx = _input_gradient(b, x.shape, weight, dy, lie) if slots[0].wanted else None
     dweight = _weight_gradient(b, x, weight.shape, dy, lie) if slots[1].wanted else None
-    dbias = dy.sum(axis=(1, 2)).sum(axis=0) if slots[2].wanted else None
+    dbias = channel_sum(b, rows_of(dy), dy.shape[-1]) if slots[2].wanted else None
     return dx, dweight, dbias
 
 
@@ -99,9 +102,9 @@ def _input_gradient(b: Backend, shape: tuple[int, ...], weight: Array, dy: Array
 
     p, q = dy.shape[1:3]
     dx = b.xp.empty(shape, dy.dtype)
-    step = _samples_at_once(b, n, 2 * p * q * channels * dy.dtype.itemsize)
+    step = at_once(b, n, 2 * p * q * channels * dy.dtype.itemsize)
     padded = b.xp.empty((step, top + height + bottom, left + width + right, groups, group_in), dy.dtype)
-    for samples in _slices(n, step):
+    for samples in slices(n, step):
         dy_chunk = _by_group(dy[samples], groups)  # (G, n·P·Q, O/G)
         chunk = padded[: samples.stop - samples.start]
         chunk[...] = 0
@@ -123,7 +126,7 @@ def _columns(b: Backend, x: Array, kernel: Pair, out: Pair, lie: Windows) -> Ite
     if kernel == stride == (1, 1) and not any(padding[0] + padding[1]):
         yield slice(0, n), _by_group(x, groups)
         return
-    step = _samples_at_once(b, n, p * q * kh * kw * channels * x.dtype.itemsize)
+    step = at_once(b, n, p * q * kh * kw * channels * x.dtype.itemsize)
     (top, bottom), (left, right) = padding
     padded = b.xp.zeros((step, top + height + bottom, left + width + right, groups, group_in), x.dtype)
     columns = b.xp.empty((groups, step, p, q, kh, kw, group_in), x.dtype)
@@ -131,7 +134,7 @@ def _columns(b: Backend, x: Array, kernel: Pair, out: Pair, lie: Windows) -> Ite
         padded, (dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1), axis=(1, 2)
     )[:, :: stride[0], :: stride[1], :, :, :: dilation[0], :: dilation[1]]
     windows = windows.transpose(3, 0, 1, 2, 5, 6, 4)  # (G, n, P, Q, KH, KW, C/G), as the columns lie
-    for samples in _slices(n, step):
+    for samples in slices(n, step):
         count = samples.stop - samples.start
         chunk = padded[:count, top : top + height, left : left + width]
         chunk[...] = x[samples].reshape(count, height, width, groups, group_in)
@@ -142,15 +145,6 @@ def _columns(b: Backend, x: Array, kernel: Pair, out: Pair, lie: Windows) -> Ite
 def _by_group(array: Array, groups: int) -> Array:
     """array (..., F) -> a view (G, product of ..., F/G): a batch of matrices that BLAS takes without a copy."""
     return array.reshape(-1, groups, array.shape[-1] // groups).transpose(1, 0, 2)
-
-
-def _samples_at_once(b: Backend, n: int, size: int) -> int:
-    """How many samples of `size` bytes each to work on at a time."""
-    return max(1, min(n, b.scratch // max(size, 1)))
-
-
-def _slices(n: int, step: int) -> Iterator[slice]:
-    return (slice(i, min(i + step, n)) for i in range(0, n, step))
 
 
 conv2d = Op(conv2d_forward, conv2d_backward)

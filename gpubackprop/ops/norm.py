@@ -5,11 +5,14 @@ Ioffe and Szegedy 2015 (batch norm); Ba, Kiros and Hinton 2016 (layer norm). Let
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
 from gpubackprop.backend import Array, Backend
 from gpubackprop.errors import ShapeError
+from gpubackprop.ops.channels import across, channel_sum, rows_of
+from gpubackprop.ops.slices import at_once, slices
 from gpubackprop.tape import Op, Slots
 
 
@@ -27,13 +30,17 @@ def batch_norm_forward(
             f"batch norm in training needs more than one value per channel, got a batch of shape {x.shape}; "
             "use larger batches, or drop_last for a last batch of one sample"
         )
-    mean = _channel_sum(b, x) / count
-    y = x - mean
-    var = _channel_sum(b, y, y) / count  # two passes: E[x²] − E[x]² would cancel
+    rows = rows_of(x)
+    mean = channel_sum(b, rows, x.shape[-1]) / count
+    centre = across(b, mean, rows)
+    squares = b.xp.zeros(mean.shape, x.dtype)
+    for piece, scratch in _pieces(b, rows):
+        b.xp.subtract(rows[piece], centre, out=scratch)
+        scratch *= scratch
+        squares += channel_sum(b, scratch, x.shape[-1])
+    var = squares / count  # two passes: E[x²] − E[x]² would cancel
     rstd = 1.0 / b.xp.sqrt(var + eps)
-    y *= rstd if weight is None else rstd * weight
-    if bias is not None:
-        y += bias
+    y = _normalised(b, rows, mean, rstd, weight, bias).reshape(x.shape)
     return (y, mean, var), (x, weight, mean, rstd)
 
 
@@ -47,17 +54,22 @@ def batch_norm_backward(b: Backend, saved: Any, dys: Any, slots: Slots) -> tuple
         raise NotImplementedError("the batch's mean and variance are for running statistics: they carry no gradient")
     x, weight, mean, rstd = saved
     count = prod(x.shape[:-1])
-    centred = x - mean
-    dbias = _channel_sum(b, dy)
-    dweight = _channel_sum(b, dy, centred) * rstd
-    dx = None
-    if slots[0].wanted:
-        scale = rstd if weight is None else rstd * weight
-        centred *= rstd * scale * dweight / -count
-        dx = dy * scale
-        dx += centred
-        dx -= scale * dbias / count
-    return dx, dweight, dbias
+    rows, dy_rows = rows_of(x), rows_of(dy)
+    dbias, dweight = _gradient_sums(b, rows, dy_rows, mean, rstd)
+    if not slots[0].wanted:
+        return None, dweight, dbias
+    scale = rstd if weight is None else rstd * weight
+    centre, scale_dy = across(b, mean, rows), across(b, scale, rows)
+    scale_x = across(b, rstd * scale * dweight / -count, rows)
+    shift = across(b, scale * dbias / -count, rows)
+    dx = b.xp.empty(rows.shape, dy.dtype)
+    for piece, scratch in _pieces(b, rows):
+        b.xp.subtract(rows[piece], centre, out=scratch)
+        scratch *= scale_x
+        scratch += shift
+        part = b.xp.multiply(dy_rows[piece], scale_dy, out=dx[piece])
+        part += scratch
+    return dx.reshape(x.shape), dweight, dbias
 
 
 def batch_norm_inference_forward(
@@ -65,19 +77,16 @@ def batch_norm_inference_forward(
 ) -> tuple[Array, Any]:
     """x (N, ..., C), the others (C,) -> y (N, ..., C) = (x − mean) / √(var + eps) weight + bias."""
     rstd = 1.0 / b.xp.sqrt(var + eps)
-    y = x - mean
-    y *= rstd if weight is None else rstd * weight
-    if bias is not None:
-        y += bias
-    return y, (x, weight, mean, rstd)
+    return _normalised(b, rows_of(x), mean, rstd, weight, bias).reshape(x.shape), (x, weight, mean, rstd)
 
 
 def batch_norm_inference_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """dy (N, ..., C) -> dx, dweight (C,), dbias (C,); mean and var are constants."""
     x, weight, mean, rstd = saved
     dx = dy * (rstd if weight is None else rstd * weight) if slots[0].wanted else None
-    dweight = _channel_sum(b, dy, x - mean) * rstd if slots[1].wanted else None
-    dbias = _channel_sum(b, dy) if slots[2].wanted else None
+    if not (slots[1].wanted or slots[2].wanted):
+        return dx, None, None, None, None
+    dbias, dweight = _gradient_sums(b, rows_of(x), rows_of(dy), mean, rstd)
     return dx, dweight, dbias, None, None
 
 
@@ -139,11 +148,38 @@ def layer_norm_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tupl
     return dx, dweight, dbias
 
 
-def _channel_sum(b: Backend, x: Array, factor: Array | None = None) -> Array:
-    """Sum of x, or of x · factor, both (N, ..., C), over all axes but the last: (C,)."""
-    product = x if factor is None else x * factor
-    # By sample first: sums of sums lose fewer digits than one long float32 sum.
-    return product.reshape(x.shape[0], prod(x.shape[1:-1]), x.shape[-1]).sum(axis=1).sum(axis=0)
+def _normalised(b: Backend, rows: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
+    """rows (M, K), the others (C,) -> (rows − mean) rstd weight + bias, (M, K)."""
+    centre, scale = across(b, mean, rows), across(b, rstd if weight is None else rstd * weight, rows)
+    shift = None if bias is None else across(b, bias, rows)
+    y = b.xp.empty(rows.shape, rows.dtype)
+    for piece, _ in _pieces(b, rows):
+        part = b.xp.subtract(rows[piece], centre, out=y[piece])
+        part *= scale
+        if shift is not None:
+            part += shift
+    return y
+
+
+def _gradient_sums(b: Backend, rows: Array, dy: Array, mean: Array, rstd: Array) -> tuple[Array, Array]:
+    """rows and dy (M, K), mean and rstd (C,) -> sum of dy and of dy x̂, (C,) each."""
+    channels, centre = mean.shape[0], across(b, mean, rows)
+    total, product = b.xp.zeros(mean.shape, dy.dtype), b.xp.zeros(mean.shape, dy.dtype)
+    for piece, scratch in _pieces(b, rows):
+        b.xp.subtract(rows[piece], centre, out=scratch)
+        scratch *= dy[piece]
+        product += channel_sum(b, scratch, channels)
+        total += channel_sum(b, dy[piece], channels)
+    product *= rstd
+    return total, product
+
+
+def _pieces(b: Backend, rows: Array) -> Iterator[tuple[slice, Array]]:
+    """Slices of the rows, each with scratch memory of its shape, used again for the next."""
+    m, k = rows.shape
+    step = at_once(b, m, k * rows.dtype.itemsize)
+    scratch = b.xp.empty((step, k), rows.dtype)
+    return ((piece, scratch[: piece.stop - piece.start]) for piece in slices(m, step))
 
 
 batch_norm = Op(batch_norm_forward, batch_norm_backward)

@@ -6,10 +6,12 @@ Letters: N batch, H W height and width of x, P Q of y, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 from gpubackprop.backend import Array, Backend
 from gpubackprop.ops.conv import Padding, Pair, output_size
+from gpubackprop.ops.slices import at_once, slices
 from gpubackprop.tape import Op, Slots
 
 
@@ -44,14 +46,18 @@ def max_pool2d_forward(
 def max_pool2d_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array]:
     """dy (N, P, Q, C) -> dx (N, H, W, C): all of it to the first of the window's largest values, as in PyTorch."""
     x, y, cells = saved
-    padded = cells.padded(b, x, -b.xp.inf)
-    dx = b.xp.zeros(padded.shape, dy.dtype)
-    searching = b.xp.ones(y.shape, bool)
-    for cell in cells:
-        found = padded[cell] == y
-        found &= searching
-        searching ^= found
-        dx[cell] += dy * found
+    dx = b.xp.zeros(cells.padded_shape(x), dy.dtype)
+    for piece in slices(len(x), at_once(b, len(x), prod(x.shape[1:]) * dy.dtype.itemsize)):
+        padded, part = cells.padded(b, x[piece], -b.xp.inf), dx[piece]
+        searching = b.xp.ones(y[piece].shape, bool)
+        for cell in cells:
+            found = padded[cell] == y[piece]
+            found &= searching
+            searching ^= found
+            if cells.disjoint:
+                b.xp.multiply(dy[piece], found, out=part[cell])
+            else:
+                part[cell] += dy[piece] * found
     return (cells.inner(dx),)
 
 
@@ -80,7 +86,7 @@ def avg_pool2d_forward(
 def avg_pool2d_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array]:
     """dy (N, P, Q, C) -> dx (N, H, W, C): an equal share to every cell."""
     share, cells = saved
-    dx = b.xp.zeros(cells.padded_shape, dy.dtype)
+    dx = b.xp.zeros(cells.padded_shape(dy), dy.dtype)
     part = dy * share
     for cell in cells:
         dx[cell] += part
@@ -155,22 +161,22 @@ def global_max_pool2d_backward(b: Backend, saved: Any, dy: Array, slots: Slots) 
 
 
 class _Cells:
-    """The windows over an image, cell by cell: each iteration gives the index of one cell of all the windows."""
+    """The windows over images, cell by cell: each iteration gives the index of one cell of all the windows."""
 
     def __init__(
         self, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, ceil_mode: bool
     ) -> None:
-        self.shape, self.kernel, self.stride, self.dilation = shape, kernel, stride, dilation
-        self.pad, sizes = [], []
-        for i, size in enumerate(shape[1:3]):
+        self.size, self.kernel, self.stride, self.dilation = shape[1:3], kernel, stride, dilation
+        self.out, self.padding, self.pad = [], padding, []
+        self.disjoint = True  # whether no pixel is in two windows
+        for i, size in enumerate(self.size):
             before, after = padding[i]
             count = pooled_size(size, kernel[i], stride[i], padding[i], dilation[i], ceil_mode)
-            overhang = (count - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1 - size - before - after
+            reach = dilation[i] * (kernel[i] - 1) + 1
+            overhang = (count - 1) * stride[i] + reach - size - before - after
+            self.out.append(count)
             self.pad.append((before, after + max(0, overhang)))
-            sizes.append(count)
-        self.out, self.padding = tuple(sizes), padding
-        (top, bottom), (left, right) = self.pad
-        self.padded_shape = (shape[0], top + shape[1] + bottom, left + shape[2] + right, shape[3])
+            self.disjoint &= reach <= stride[i]
 
     def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
         for i in range(self.kernel[0]):
@@ -181,25 +187,30 @@ class _Cells:
         start, stride = cell * self.dilation[axis], self.stride[axis]
         return slice(start, start + (self.out[axis] - 1) * stride + 1, stride)
 
+    def padded_shape(self, images: Array) -> tuple[int, ...]:
+        """The shape of as many images of as many channels, padding added."""
+        height, width = (sum(self.pad[i]) + self.size[i] for i in (0, 1))
+        return images.shape[0], height, width, images.shape[3]
+
     def padded(self, b: Backend, x: Array, value: float) -> Array:
         """x with `value` around it; x itself where nothing is to be added."""
-        if self.padded_shape == self.shape:
+        if not any(map(any, self.pad)):
             return x
-        padded = b.xp.full(self.padded_shape, value, x.dtype)
+        padded = b.xp.full(self.padded_shape(x), value, x.dtype)
         self.inner(padded)[...] = x
         return padded
 
     def inner(self, padded: Array) -> Array:
-        """The image without its padding, a view."""
+        """The images without their padding, a view."""
         top, left = self.pad[0][0], self.pad[1][0]
-        return padded[:, top : top + self.shape[1], left : left + self.shape[2]]
+        return padded[:, top : top + self.size[0], left : left + self.size[1]]
 
     def share(self, b: Backend, dtype: Any, include_pad: bool) -> float | Array:
         """1 / cells that count: a number where all windows have the same, else (P, Q, 1)."""
-        if self.padded_shape == self.shape or (include_pad and tuple(self.pad) == tuple(self.padding)):
+        if not any(map(any, self.pad)) or (include_pad and tuple(self.pad) == self.padding):
             return 1.0 / (self.kernel[0] * self.kernel[1])
         counts = []
-        for i, size in enumerate(self.shape[1:3]):
+        for i, size in enumerate(self.size):
             before, after = self.padding[i]
             start = b.xp.arange(self.out[i]) * self.stride[i] - before
             # What hangs over the padding in ceil mode counts never, as in PyTorch.

@@ -7,11 +7,14 @@ from tests.ops.specs import OpSpec
 
 
 def _torch(x, weight, bias, *, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1):
+    import torch
     import torch.nn.functional as F
 
     (top, bottom), (left, right) = padding
     images = F.pad(x.permute(0, 3, 1, 2), (left, right, top, bottom))
-    y = F.conv2d(images, weight.permute(3, 2, 0, 1), bias, stride=stride, dilation=dilation, groups=groups)
+    # Some of PyTorch's convolutions refuse a permuted weight.
+    kernel = weight.permute(3, 2, 0, 1).clone(memory_format=torch.contiguous_format)
+    y = F.conv2d(images, kernel, bias, stride=stride, dilation=dilation, groups=groups)
     return y.permute(0, 2, 3, 1)
 
 
