@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import prod, sqrt
 from typing import Annotated, Literal, TypeAlias
 
 from gpubackprop.errors import ShapeError, UsageError
@@ -66,6 +66,11 @@ class Conv2d(Layer):
             for i, size in enumerate((height, width))
         ]
         return (*fitting(found, shape, self.kernel), self.out_channels)
+
+    def flops(self) -> int:
+        """2 KH KW C/G O for every output position."""
+        assert self.shapes is not None
+        return 2 * prod(self.kernel) * (self.size("in_channels") // self.groups) * prod(self.shapes[1])
 
     def arrays(self) -> dict[str, Param | Buffer]:
         """weight and bias, both U(±1/√fan_in) as PyTorch's."""

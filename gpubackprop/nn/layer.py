@@ -62,7 +62,7 @@ class Layer:
         return self.shapes[1]
 
     def flops(self) -> int:
-        """Floating-point operations of one forward pass over one sample, a multiply-add counting as two."""
+        """Floating-point operations of a forward pass over one sample, a multiply-add as two; 0 where they are few."""
         return 0
 
     def settle(self, option: str, found: T) -> T:
