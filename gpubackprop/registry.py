@@ -5,7 +5,7 @@ signature of its constructor is all that the config, the JSON Schema and the err
 
     @layers.register("linear")
     class Linear(Layer):
-        def __init__(self, in_features: Inferred[int], out_features: Positive, bias: bool = True): ...
+        def __init__(self, in_features: Inferred[Positive], out_features: Positive, bias: bool = True): ...
 
 This module needs the standard library alone: the floors below `config` never import pydantic.
 """
@@ -80,8 +80,10 @@ class Registry(Generic[T]):
         """Class decorator; a name that is taken is an error, so that a plugin shadows nothing."""
 
         def add(cls: C) -> C:
-            if name in self._classes:
-                raise UsageError(f"{self.kind} {name!r} is registered already, by {self._classes[name].__module__}")
+            there = self._classes.get(name)
+            # The same class again is a plugin that is imported anew, after its author has mended it.
+            if there and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise UsageError(f"{self.kind} {name!r} is registered already, by {there.__module__}")
             self._classes[name] = cls
             return cls
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Literal
 
-from gpubackprop.errors import ShapeError
+from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.layer import Layer, Shape, layers
 from gpubackprop.ops.shape import add, concat
 from gpubackprop.registry import Positive
@@ -48,6 +48,8 @@ class Residual(Layer):
     """
 
     def __init__(self, layers: list[Layer], shortcut: list[Layer] | None = None) -> None:
+        if any(layer.name == "shortcut" for layer in layers):
+            raise UsageError("a layer of a residual cannot be named 'shortcut': that is the shortcut's own key")
         self.body = Sequential(*layers)
         self.shortcut = Sequential(*shortcut) if shortcut else None
 

@@ -30,7 +30,7 @@ class Conv2d(Layer):
 
     def __init__(
         self,
-        in_channels: Inferred[int],
+        in_channels: Inferred[Positive],
         out_channels: Positive,
         kernel_size: Size,
         stride: Size = 1,

@@ -19,7 +19,7 @@ class Linear(Layer):
     weight: Param
     bias: Param | None = None
 
-    def __init__(self, in_features: Inferred[int], out_features: Positive, bias: bool = True) -> None:
+    def __init__(self, in_features: Inferred[Positive], out_features: Positive, bias: bool = True) -> None:
         self.in_features, self.out_features, self.has_bias = in_features, out_features, bias
 
     def output_shape(self, shape: Shape) -> Shape:

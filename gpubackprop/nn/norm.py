@@ -32,7 +32,7 @@ class BatchNorm(Layer):
 
     def __init__(
         self,
-        num_features: Inferred[int] = None,
+        num_features: Inferred[Positive] = None,
         eps: PositiveFloat = 1e-5,
         momentum: Fraction | None = 0.1,
         affine: bool = True,

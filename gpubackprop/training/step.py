@@ -67,7 +67,7 @@ class TrainStep:
         self.optimizer.update()
         for tape in tapes:
             tape.apply_effects()
-        return losses / weight
+        return self._backend.xp.asarray(losses / weight)  # a 0-d array, where NumPy gives a scalar
 
 
 def value_and_grad(model: Layer, loss: Loss, x: Any, target: Any, *, step: int = 0) -> tuple[Array, dict[str, Array]]:
@@ -81,7 +81,7 @@ def value_and_grad(model: Layer, loss: Loss, x: Any, target: Any, *, step: int =
     give = (lambda a: a) if built.backend.owns(x) else built.backend.to_host
     params = built.parameters
     grads = {s.name: give(s.param.to_torch(s.param.grad / weight)) for s in params.segments if s.param.needs_grad}
-    return give(losses / weight), grads
+    return give(built.backend.xp.asarray(losses / weight)), grads
 
 
 def accumulate(
