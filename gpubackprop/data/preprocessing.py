@@ -20,6 +20,7 @@ from gpubackprop.data.transform import Transform, as_input, from_state, state_of
 from gpubackprop.errors import CheckpointError, DataError
 
 FORMAT = 1
+IGNORED = -100  #: the target that losses leave out, as PyTorch's ignore_index
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  #: Pillow's name for images of so many channels
 
 
@@ -51,6 +52,8 @@ class Preprocessing:
         if shape != self.input_shape:
             raise DataError(f"{where}: samples of shape {shape}; the model takes {self.input_shape}")
         labels = None if self.classes is None else split.labels()
+        if labels is not None and (strange := labels[(labels < 0) & (labels != IGNORED)]).size:
+            raise DataError(f"{where}: class {strange[0]}; classes count from 0, and {IGNORED} leaves a sample out")
         if labels is not None and self.classes is not None and labels.max() >= len(self.classes):
             raise DataError(
                 f"{where}: class {labels.max()}, but the training data has only 0 to {len(self.classes) - 1}; "

@@ -1,0 +1,44 @@
+"""README keeps its word: what it lists is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gpubackprop.config import Kinds
+from gpubackprop.data import augmentations, sources, transforms
+from gpubackprop.nn import layers, losses
+from gpubackprop.optim import optimizers, schedules
+from gpubackprop.training.metric import metrics
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "registry",
+    [layers, losses, metrics, optimizers, schedules, sources, transforms, augmentations],
+    ids=lambda registry: registry.kind,
+)
+def test_every_component_of_the_package_is_in_the_readme(registry):
+    Kinds.installed()  # registers everything
+    ours = [name for name in registry if registry[name].__module__.startswith("gpubackprop.")]
+    assert ours
+    assert [name for name in ours if f"`{name}`" not in README] == []
+
+
+def test_every_config_is_in_the_table_of_results_or_named_as_not_run():
+    results = README.partition("## Results")[2].partition("\n## ")[0]
+    assert [path.stem for path in (ROOT / "configs").glob("*.yaml") if path.stem not in results] == []
+
+
+def test_the_quick_start_has_two_sh_blocks():
+    section = README.partition("## Quick start")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^```sh$", section, re.MULTILINE)) == 2
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
