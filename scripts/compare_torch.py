@@ -27,9 +27,8 @@ def difference(found: Training, wanted: Training) -> str:
 def compare(row: Golden) -> list[str]:
     """The row's differences, in the order of COLUMNS."""
     double, single = (torch_training.train(row, precision) for precision in ("float64", "float32"))
-    torch.backends.mkldnn.enabled = False
-    plain = torch_training.train(row, "float32")
-    torch.backends.mkldnn.enabled = True
+    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):  # None: leave it, and do not warn about it
+        plain = torch_training.train(row, "float32")
     return [
         difference(golden.train(row, "float64"), double),
         difference(golden.train(row, "float32"), single),

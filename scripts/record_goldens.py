@@ -12,13 +12,14 @@ import sys
 from typing import Any
 
 from tests.training import torch_training
-from tests.training.golden import FOLDER, GOLDENS, MODELS, Golden, summary
+from tests.training.golden import FOLDER, GOLDENS, MODELS, Golden, start, summary
 
 
 def record(row: Golden) -> dict[str, Any]:
     """What the tests compare with."""
     training = torch_training.train(row)
     return {
+        "start": start(row),
         "losses": training.losses,
         "first_float32": torch_training.train(row, "float32", steps=1).losses[0],
         "statistics": {key: summary(array).tolist() for key, array in training.statistics.items()},

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpubackprop.config import Config, load_config
+from gpubackprop.config import Component, Config, load_config
 from gpubackprop.nn import Layer, Sequential
 from gpubackprop.optim import optimizers
 from gpubackprop.training.step import TrainStep
@@ -62,6 +62,10 @@ class Golden:
         """The config that the model comes from."""
         return load_config(Path(__file__).parents[2] / "configs" / f"{MODELS[self.model][0]}.yaml")
 
+    def layers(self) -> list[Component]:
+        """The config's layers without dropout, in which PyTorch draws other numbers."""
+        return [layer for layer in self.config.model if layer.type != "dropout"]
+
     def optimizer_options(self) -> dict[str, Any]:
         """PyTorch's names, which are ours too."""
         own = self.config.optimizer
@@ -101,8 +105,7 @@ GOLDENS = [
 
 def build(row: Golden, precision: str = "float64", device: str = "cpu") -> Layer:
     """The row's model with its starting weights, a function of SEED."""
-    layers = [layer.build() for layer in row.config.model if layer.type != "dropout"]
-    return Sequential(*layers).build(MODELS[row.model][1], SEED, device, precision)
+    return Sequential(*(layer.build() for layer in row.layers())).build(MODELS[row.model][1], SEED, device, precision)
 
 
 def train(row: Golden, precision: str = "float64", steps: int = STEPS, device: str = "cpu") -> Training:
@@ -121,6 +124,12 @@ def summary(array: Array) -> Array:
     """A few numbers that change where any element does, or where two are swapped."""
     flat = array.astype(np.float64).ravel()
     return np.array([np.sqrt(flat @ flat), flat @ np.cos(np.arange(flat.size))])
+
+
+def start(row: Golden) -> dict[str, Any]:
+    """What the recorded losses depend on, beside the code: the optimizer's options, the loss's, and the weights."""
+    weights = np.concatenate([value.ravel() for value in build(row).state_dict().values()])
+    return {"optimizer": row.optimizer_options(), "loss": row.config.loss.options, "weights": summary(weights).tolist()}
 
 
 def read_recorded(model: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 In float64 twenty losses agree to 1e-8; in float32 only the first is compared, for there rounding grows so fast that
 PyTorch's own two memory layouts part within a few steps of a ResNet (`python -m scripts.compare_torch` shows it).
-Recorded goldens are functions of the starting weights and of the configs too: where those were changed on purpose, and
-the live comparison passes, record anew with `python -m scripts.record_goldens`.
+Recorded goldens are functions of the starting weights and of the configs too: where those were changed on purpose and
+the live comparison passes, record anew.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from tests.training.golden import GOLDENS, MODELS, Golden, Training, read_recorded, summary, train
+from tests.training.golden import GOLDENS, MODELS, STEPS, Golden, Training, read_recorded, start, summary, train
 
 RECORDED = {model: read_recorded(model) for model in MODELS}
 
@@ -55,7 +55,13 @@ def trained(row: Golden) -> Training:
 
 def recorded(row: Golden) -> dict[str, Any]:
     assert str(row) in RECORDED[row.model], "this row was not recorded; run `python -m scripts.record_goldens`"
-    return RECORDED[row.model][str(row)]
+    found: dict[str, Any] = RECORDED[row.model][str(row)]
+    here = start(row)
+    assert here == found["start"] | {"weights": pytest.approx(found["start"]["weights"], rel=1e-10)}, (
+        "the config or the starting weights are others than those recorded; where that is meant, "
+        "run `python -m scripts.record_goldens`"
+    )
+    return found
 
 
 def assert_close(found: np.ndarray, wanted: np.ndarray, name: str) -> None:
@@ -85,7 +91,7 @@ def test_the_statistics_after_twenty_steps_equal_the_recorded_ones(row):
     for key, array in found.items():
         assert_close(summary(array), np.array(wanted[key]), key)
         if key.endswith("num_batches_tracked"):
-            assert array == len(row.sizes) * len(recorded(row)["losses"])
+            assert array == len(row.sizes) * STEPS
 
 
 @pytest.mark.oracle

@@ -1,4 +1,4 @@
-"""The trainings of golden.py by PyTorch, its models written out by hand. Imported only where PyTorch is installed."""
+"""The trainings of golden.py by PyTorch, on its own layers. Imported only where PyTorch is installed."""
 
 from __future__ import annotations
 
@@ -35,19 +35,25 @@ class GlobalAvgPool2d(nn.Module):
         return functional.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
-def mlp() -> nn.Module:
-    """digits_mlp without dropout."""
-    layers = [nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
-    return nn.Sequential(nn.Flatten(), *layers)
+#: PyTorch's layer by our name, from the layer's weight if it has one, and its options, whose names are PyTorch's.
+LAYERS: dict[str, Callable[..., nn.Module]] = {
+    "flatten": lambda _: nn.Flatten(),
+    "linear": lambda weight, **options: nn.Linear(weight.shape[1], **options),
+    "conv2d": lambda weight, **options: nn.Conv2d(weight.shape[1], **options),
+    "batch_norm": lambda weight, **options: nn.BatchNorm2d(len(weight), **options),
+    "relu": lambda _: nn.ReLU(),
+    "gelu": lambda _, **options: nn.GELU(**options),
+    "max_pool2d": lambda _, **options: nn.MaxPool2d(**options),
+    "global_avg_pool2d": lambda _: GlobalAvgPool2d(),
+}
 
 
-def cnn() -> nn.Module:
-    """fashion_cnn without dropout."""
-    layers: list[nn.Module] = []
-    for inner, outer in ((1, 32), (32, 64), (64, 128)):
-        layers += [nn.Conv2d(inner, outer, 3, padding="same", bias=False), nn.BatchNorm2d(outer), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)] if outer < 128 else []
-    return nn.Sequential(*layers, GlobalAvgPool2d(), nn.Linear(128, 10))
+def network(row: Golden, start: dict[str, Tensor]) -> nn.Module:
+    """The row's model. MLP and CNN layer by layer as the config, which may be tuned; ResNet-20 as the paper has it."""
+    if row.model == "resnet20":
+        return resnet20()
+    entries = enumerate(row.layers())
+    return nn.Sequential(*(LAYERS[layer.type](start.get(f"{i}.weight"), **layer.options) for i, layer in entries))
 
 
 def resnet20() -> nn.Module:
@@ -81,7 +87,6 @@ def block(inner: int, outer: int) -> nn.Module:
     return Residual(*layers, shortcut=lambda x: functional.pad(x[:, :, ::2, ::2], zeros))
 
 
-NETWORKS = {"mlp": mlp, "cnn": cnn, "resnet20": resnet20}
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 
@@ -89,17 +94,19 @@ def train(row: Golden, precision: str = "float64", steps: int = STEPS, channels_
     """The row, by PyTorch, from the weights that this package starts with."""
     dtype = getattr(torch, precision)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model: Any = NETWORKS[row.model]().to(dtype)
-    model.load_state_dict({key: torch.from_numpy(value) for key, value in build(row, precision).state_dict().items()})
+    start = {key: torch.from_numpy(value) for key, value in build(row, precision).state_dict().items()}
+    model: Any = network(row, start).to(dtype)
+    model.load_state_dict(start)
     model.to(memory_format=layout)
     optimizer = OPTIMIZERS[row.optimizer](model.parameters(), **row.optimizer_options())
+    loss_options = row.config.loss.options
     losses = []
     for number in range(steps):
         optimizer.zero_grad()
         loss = 0.0
         for images, labels in row.batches(number):
             x = torch.from_numpy(images).to(dtype).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-            total: Any = functional.cross_entropy(model(x), torch.from_numpy(labels), reduction="sum")
+            total: Any = functional.cross_entropy(model(x), torch.from_numpy(labels), reduction="sum", **loss_options)
             mean = total / sum(row.sizes)
             mean.backward()
             loss += mean.item()
