@@ -5,27 +5,37 @@ Only typer is imported at the start, so `--help` answers at once; each command i
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
 
-from gpubackprop.errors import GpubackpropError
+import gpubackprop as package
+from gpubackprop.errors import ConfigError, GpubackpropError, InterruptedRun
 
 app = typer.Typer(
     name="gpubackprop",
     help="Train neural networks from one YAML file, on a CPU or an NVIDIA GPU.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain help and one-line errors: no boxes, nothing cut to the terminal's width
     pretty_exceptions_enable=False,
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"gpubackprop {package.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def gpubackprop(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(False, "--version", is_eager=True, callback=_version, help="Show the version."),
 ) -> None:
     """Train neural networks from one YAML file, on a CPU or an NVIDIA GPU."""
 
@@ -38,35 +48,63 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
-    # Registers the commands, in the order of --help.
-    from gpubackprop.cli import config, train, use  # noqa: F401
-
-    command = typer.main.get_command(app)
     try:
+        signal.signal(signal.SIGTERM, _terminate)
+        # Registers the commands, in the order of --help.
+        from gpubackprop.cli import config, train, use  # noqa: F401
+
+        command = typer.main.get_command(app)
+        if not arguments:
+            with contextlib.redirect_stdout(sys.stderr):
+                command.main(args=["--help"], prog_name="gpubackprop", standalone_mode=False)
+            return 2
         code = command.main(args=arguments, prog_name="gpubackprop", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except GpubackpropError as error:
-        if debug:
-            raise
-        return complain(str(error), error.exit_code)
     except KeyboardInterrupt:
         return complain("interrupted", 130)
+    except _Terminated:
+        return complain("terminated", 143)
     except BrokenPipeError:
         # The reader of our output has gone (`… | head`); Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if not hasattr(error, "format_message"):  # not one of click's, whose messages are for users
-            if debug:
-                raise
-            return complain(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1)
+        if debug:
+            traceback.print_exception(error)
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong in lines for users, and return the exit code."""
+    if isinstance(error, ConfigError):
+        for problem in error.problems:
+            note(str(problem))
+        return error.exit_code
+    if isinstance(error, InterruptedRun):
+        note(str(error))
+        return error.exit_code
+    if isinstance(error, GpubackpropError):
+        return complain(str(error), error.exit_code)
+    if hasattr(error, "format_message"):  # click's, about the command line
         return complain(error.format_message(), getattr(error, "exit_code", 2))
+    if isinstance(error, OSError) and error.filename:
+        return complain(f"{error.filename}: {error.strerror}", 1)
+    if isinstance(error, MemoryError):
+        return complain(f"out of memory: {error}; try a smaller data.batch_size", 1)
+    return complain(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1)
+
+
+class _Terminated(BaseException):
+    """SIGTERM while nothing has to be saved; training has a handler of its own."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
 
 
 def complain(message: str, code: int) -> int:
-    """Print an error on stderr, a line per problem, as it is; return the exit code."""
-    for line in message.splitlines():
-        print(f"error: {line}" if code != 2 or ":" not in line.split(" ")[0] else line, file=sys.stderr)
+    """Print an error on stderr as one line, whatever the terminal's width; return the exit code."""
+    note("error: " + " ".join(message.split()))
     return code
 
 

@@ -25,7 +25,7 @@ def init(
     template: Annotated[str | None, typer.Argument(metavar="[TEMPLATE]", help="Which starter config.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it.")] = None,
 ) -> None:
-    """Write a commented starter config; without TEMPLATE list the templates."""
+    """Write a starter config; without TEMPLATE list them."""
     from gpubackprop.run import templates
 
     if template is None:
@@ -55,6 +55,8 @@ def validate(config: ConfigArgument, set_: SetOption = None) -> None:
     plan = make_plan(templates.find(config), set_ or [])
     layers = sum(1 for _, layer in plan.model.walk() if not layer.children())
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.info.counts.items())
+    for line in plan.notes:
+        note(line)
     print(f"{config}: ok ({layers} layers; {counts})")
 
 
@@ -79,7 +81,7 @@ def summary(config: ConfigArgument, set_: SetOption = None) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Show what this machine has, what is missing, and the pip line that mends it."""
+    """Show what this machine has, and how to mend what is missing."""
     from gpubackprop.run.doctor import report
 
     findings, remedies = report()

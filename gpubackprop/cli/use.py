@@ -54,7 +54,7 @@ def predict(
     resize: Annotated[bool, typer.Option(help="Resize images of another size than the training's.")] = False,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Print predictions for new files, as CSV, JSON Lines or a table."""
+    """Print predictions for new files, or write them with -o."""
     if output is not None and output.suffix not in (".csv", ".jsonl"):
         raise UsageError(f"-o {output}: ends in neither .csv nor .jsonl, which choose the format")
     from gpubackprop.run.use import Run

@@ -8,14 +8,19 @@ from functools import partial
 from os import PathLike
 from typing import Any
 
+import numpy as np
+
 from gpubackprop import data
-from gpubackprop.config import Component, Config, Problems, load_config
+from gpubackprop.backend import NumpyBackend
+from gpubackprop.config import Component, Config, Problems, Training, load_config
 from gpubackprop.config.document import Mark
 from gpubackprop.data import DataInfo, DataOptions, Source
 from gpubackprop.errors import ConfigError, DataError, ShapeError
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.layer import Layer, Shape
 from gpubackprop.nn.loss import Loss
+from gpubackprop.optim.plateau import Plateau
+from gpubackprop.parameters import Parameters
 from gpubackprop.training.metric import Metric
 
 
@@ -33,11 +38,32 @@ class Plan:
 
     @property
     def monitor(self) -> str | None:
-        """The figure that chooses the best checkpoint; None where there is no validation data."""
+        """The figure that chooses the best checkpoint; None where there is no validation data, unless it is given."""
         if "validation" not in self.info.counts:
-            return None
+            return self.config.training.monitor
         first = f"val/{self.metrics[0].name}" if self.metrics else "val/loss"
         return self.config.training.monitor or first
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps."""
+        return _steps(self.config.training, self.info, self.options)[0]
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return _steps(self.config.training, self.info, self.options)[1]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is allowed, and yet hardly meant."""
+        warmup = self.config.schedule.options.get("warmup") if self.config.schedule else None
+        if isinstance(warmup, int) and warmup >= self.total_steps:
+            return [
+                f"note: schedule.warmup is {warmup:,} steps, but the whole training has {self.total_steps:,}: "
+                "the learning rate never comes to its full height; lower warmup, or train longer"
+            ]
+        return []
 
 
 def make_plan(
@@ -56,6 +82,14 @@ def make_plan(
     found = parts.source, parts.options, parts.info, parts.model, parts.loss
     assert all(part is not None for part in found), "a part that cannot be made is a problem, which load_config raises"
     return Plan(checked, *found, parts.metrics)  # type: ignore[arg-type]  # the assertion above, which mypy cannot follow
+
+
+def _steps(training: Training, info: DataInfo, options: DataOptions) -> tuple[int, int]:
+    """Optimizer steps of an epoch, and of the whole training; the last of an epoch may hold fewer samples."""
+    whole, rest = divmod(info.counts["train"], options.batch_size)
+    batches = whole + (rest > 0 and not options.drop_last)
+    per_epoch = max(1, -(-batches // training.accumulate))
+    return per_epoch, training.steps or per_epoch * (training.epochs or 1)
 
 
 class _Parts:
@@ -85,14 +119,8 @@ class _Parts:
                 self.guard(component, partial(loss.check, output, target, classes))
             for component, metric in metrics:
                 self.guard(component, partial(metric.check, output, target))
-        training = values.get("training")
-        if self.info is not None and "validation" not in self.info.counts and training is not None:
-            for key in ("monitor", "early_stopping"):
-                if getattr(training, "options", vars(training)).get(key) is not None:
-                    where = getattr(training, "mark", Mark("config"))
-                    problems.add(
-                        where, f"training.{key}", "needs validation data, and there is none; set data.validation"
-                    )
+        self.monitored(values.get("training"), values.get("schedule"))
+        self.updates(values.get("training"), values.get("optimizer"), values.get("schedule"))
 
     def read(self, section: Component | None) -> None:
         """The source, the options that all data shares, and what the headers tell."""
@@ -135,14 +163,42 @@ class _Parts:
             self.problems.add(mark, path, inner.reason)
             return None
 
-    def made(self, components: Iterable[Component | None], even_broken: bool = False) -> list[tuple[Component, Any]]:
+    def monitored(self, training: Component | None, schedule: Component | None) -> None:
+        """Whatever looks at a figure must have one."""
+        if self.info is None or "validation" in self.info.counts or training is None:
+            return
+        monitor = training.options.get("monitor")
+        if monitor == "train/loss":
+            return
+        asking = [(training, f"training.{key}") for key in ("monitor", "early_stopping") if training.options.get(key)]
+        if schedule is not None and issubclass(schedule.cls, Plateau):
+            asking.append((schedule, schedule.path))
+        remedy = "set data.validation, or training.monitor: train/loss"
+        for component, key in asking:
+            self.problems.add(component.mark, key, f"needs validation data, and there is none; {remedy}")
+
+    def updates(self, training: Component | None, optimizer: Component | None, schedule: Component | None) -> None:
+        """What the constructors of optimizer and schedule refuse, and whether the two fit each other."""
+        optimizers = self.made([optimizer], Parameters({}, NumpyBackend(), np.float32, 0))
+        if self.info is None or self.options is None:
+            return
+        for _, length in self.made([training]):
+            for component, curve in self.made([schedule], _steps(length, self.info, self.options)[1]):
+                if curve.momentum(0) is not None and any(not built.has_momentum for _, built in optimizers):
+                    key = f"{component.path}.cycle_momentum"
+                    message = f"needs an optimizer with momentum, and {optimizers[0][0].type} is built without; "
+                    self.problems.add(component.mark, key, message + "set optimizer.momentum")
+
+    def made(
+        self, components: Iterable[Component | None], *given: Any, even_broken: bool = False
+    ) -> list[tuple[Component, Any]]:
         """The components that can be built, with what they build. What is wrong with a broken one was said before."""
         built = []
         for component in components:
             if component is None or (component.broken and not even_broken):
                 continue
             try:
-                built.append((component, component.build()))
+                built.append((component, component.build(*given)))
             except ConfigError as error:
                 if not component.broken:
                     self.again(component, error)

@@ -22,6 +22,8 @@ from gpubackprop.errors import CheckpointError, UsageError
 
 FORMAT = 1
 
+_ELSEWHERE = "; choose another place with --run-dir"
+
 
 class RunDirectory:
     """Paths of one run. `create` makes a new one, `RunDirectory(path)` opens one that exists."""
@@ -38,22 +40,30 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod
+    def check(cls, name: str, path: str | Path | None = None) -> None:
+        """Raise UsageError where `create` would fail; nothing is created."""
+        wanted = Path("runs") / name if path is None else Path(path)
+        if path is not None and wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
+            raise UsageError(f"{path}: exists and is not an empty directory; a run directory must be new or empty")
+        nearest = next(folder for folder in (wanted, *wanted.absolute().parents) if folder.exists())
+        if not nearest.is_dir():
+            raise UsageError(f"{wanted}: cannot be created ({nearest} is not a directory){_ELSEWHERE}")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UsageError(f"{wanted}: cannot be created ({nearest} is not writable){_ELSEWHERE}")
+
+    @classmethod
     def create(cls, name: str, path: str | Path | None = None) -> RunDirectory:
         """`path`, which must be new or empty, or else `runs/<name>/<now>`, with `-2`, `-3`, … where that is taken."""
-        if path is not None:
-            check_new(path)
-            os.makedirs(path, exist_ok=True)
-            return cls(path)
+        cls.check(name, path)
         stamp = Path("runs") / name / datetime.now().strftime("%Y%m%d-%H%M%S")
-        for candidate in _numbered(stamp):
+        for candidate in _numbered(stamp) if path is None else [Path(path)]:
             try:
-                os.makedirs(candidate)  # fails where it exists: two runs that start at once get two directories
+                # Fails where it exists: two runs that start at once get two directories.
+                os.makedirs(candidate, exist_ok=path is not None)
             except FileExistsError:
                 continue
             except OSError as error:
-                raise UsageError(
-                    f"{candidate}: cannot be created ({error.strerror}); choose another with --run-dir"
-                ) from error
+                raise UsageError(f"{candidate}: cannot be created ({error.strerror}){_ELSEWHERE}") from error
             return cls(candidate)
         raise AssertionError("unreachable")
 
@@ -82,17 +92,15 @@ class RunDirectory:
         return content
 
     def cut_metrics(self, step: int) -> None:
-        """Drop the lines of metrics.jsonl beyond `step`: the resumed run writes them again."""
+        """Drop the lines of metrics.jsonl beyond `step`, and the test figures: the resumed run writes them again."""
         if self.metrics.exists():
-            kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
+            kept = [line for line in read_metrics(self.metrics) if line["step"] <= step and not _is_test(line)]
             write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
-
-def check_new(path: str | Path) -> None:
-    """Raise UsageError unless `path` is new or an empty directory."""
-    found = Path(path)
-    if found.exists() and (not found.is_dir() or any(found.iterdir())):
-        raise UsageError(f"{path}: exists and is not an empty directory; a run directory must be new or empty")
+    @property
+    def tested(self) -> bool:
+        """Whether metrics.jsonl holds the test figures, which come last."""
+        return self.metrics.exists() and any(map(_is_test, read_metrics(self.metrics)))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -134,6 +142,10 @@ def version_of(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _is_test(line: dict[str, Any]) -> bool:
+    return any(name.startswith("test/") for name in line)
 
 
 def _numbered(path: Path) -> Iterator[Path]:

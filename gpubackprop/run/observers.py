@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,8 @@ class MetricsFile:
     def recorded(self, trainer: Trainer, record: Record) -> None:
         """Append the line."""
         with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            # JSON knows no infinity: a validation loss that overflows is null.
+            file.write(json.dumps({name: v if math.isfinite(v) else None for name, v in record.items()}) + "\n")
 
 
 class LogFile:
@@ -47,11 +49,12 @@ class LogFile:
 
 
 class TensorBoard:
-    """Scalars as event files under tensorboard/, by step. The writer is imported when the first line comes."""
+    """Scalars as event files under tensorboard/, by step. What was written beyond `resumed_at` does not count."""
 
-    def __init__(self, directory: RunDirectory, purge_step: int | None = None) -> None:
+    def __init__(self, directory: RunDirectory, resumed_at: int | None = None) -> None:
         self._folder: Path = directory.tensorboard
-        self._purge_step = purge_step
+        self._purge_step = None if resumed_at is None else resumed_at + 1  # TensorBoard drops this step and later ones
+        self._make: Any = _summary_writer()  # imported before the clock runs
         self._writer: Any = None
 
     def stepped(self, trainer: Trainer) -> None:
@@ -60,9 +63,7 @@ class TensorBoard:
     def recorded(self, trainer: Trainer, record: Record) -> None:
         """One event per figure."""
         if self._writer is None:
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
+            self._writer = self._make(str(self._folder), purge_step=self._purge_step)
         for name, value in record.items():
             if name not in ("step", "time"):
                 self._writer.add_scalar(name, value, int(record["step"]))
@@ -73,6 +74,19 @@ class TensorBoard:
             self._writer.close()
 
 
+def _summary_writer() -> Any:
+    """tensorboardX's writer. It imports torch where that is installed, for what is not used here: seconds."""
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say "not to be found"
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
 class Progress:
     """A bar on stderr: steps, epoch, last loss and metrics, samples/s, time left. Shown on a terminal only."""
 
@@ -80,7 +94,7 @@ class Progress:
         self._stream = stream
         self._bar: Any = None
         self._task: Any = None
-        self._shown = ""
+        self._shown: Record = {}
 
     def start(self, trainer: Trainer) -> None:
         """Draw the bar, where stderr is a terminal."""
@@ -99,13 +113,13 @@ class Progress:
     def stepped(self, trainer: Trainer) -> None:
         """Move on."""
         if self._bar is not None:
-            text = f"epoch {trainer.epoch:.1f} {self._shown}"
+            text = f"epoch {trainer.epoch:.1f}  {in_words(self._shown)}"
             self._bar.update(self._task, completed=trainer.state.step, description=text)
 
     def recorded(self, trainer: Trainer, record: Record) -> None:
         """Remember what to show beside the bar; print the lines that hold a validation."""
-        shown = {name: record[name] for name in record if name not in ("step", "epoch", "time", "lr", "grad_norm")}
-        self._shown = in_words(shown)
+        shown = ("train/loss", trainer.monitor, "samples_per_sec")
+        self._shown |= {name: value for name, value in record.items() if name in shown}
         if self._bar is not None and any(name.startswith("val/") for name in record):
             self._bar.console.print(in_words(record), highlight=False, soft_wrap=True)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gpubackprop import data as data_floor
 from gpubackprop.backend import choose
 from gpubackprop.data import Data, Preprocessing
-from gpubackprop.errors import GpubackpropError, InterruptedRun
+from gpubackprop.errors import CheckpointError, DivergedError, GpubackpropError, InterruptedRun
 from gpubackprop.nn.layer import PRECISIONS
 from gpubackprop.optim import Optimizer
 from gpubackprop.optim.schedule import Constant
@@ -21,6 +20,7 @@ from gpubackprop.run import directory as files
 from gpubackprop.run.check import Plan, make_plan
 from gpubackprop.run.directory import RunDirectory
 from gpubackprop.run.observers import LogFile, MetricsFile, Progress, TensorBoard, in_words
+from gpubackprop.run.signals import Signals
 from gpubackprop.run.use import Run, preprocessing_of
 from gpubackprop.training import checkpoint
 from gpubackprop.training.evaluate import evaluate
@@ -48,16 +48,15 @@ def train(
 
     Raises ConfigError, DataError, DeviceError before anything is written; DivergedError, InterruptedRun later.
     """
-    checked = make_plan(config, overrides, data)
-    if run_dir is not None:
-        files.check_new(run_dir)
-    prepared, chosen = _ready(checked, None)
-    directory = RunDirectory.create(checked.config.name, run_dir)
-    files.write_text(directory.config, checked.config.text)
-    files.write_text(directory.resolved, checked.config.resolved_yaml())
+    plan = make_plan(config, overrides, data)
+    RunDirectory.check(plan.config.name, run_dir)
+    prepared, chosen = _ready(plan, None)
+    directory = RunDirectory.create(plan.config.name, run_dir)
+    files.write_text(directory.config, plan.config.text)
+    files.write_text(directory.resolved, plan.config.resolved_yaml())
     directory.write_json(directory.environment, files.environment(chosen))
     files.write_text(directory.preprocessing, json.dumps(prepared.preprocessing.to_json(), indent=1) + "\n")
-    return _Training(checked, prepared, directory, chosen, progress, say).run()
+    return _Training(plan, prepared, directory, None, progress, say).run(chosen)
 
 
 def resume(
@@ -70,65 +69,76 @@ def resume(
 ) -> Run:
     """Go on exactly where the last checkpoint of a run stood; the result is that of a run without the break.
 
-    `overrides` change the run's config from here on, e.g. `{"training.epochs": 20}`.
+    `overrides` change the run's config from here on, e.g. `{"training.epochs": 20}`. A run that has come to its end is
+    returned as it is; one that was stopped before its first checkpoint begins anew.
     """
     directory = RunDirectory.open(run_dir)
-    checked = make_plan(directory.resolved, overrides, data)
-    last = checkpoint.find(directory.checkpoints, "last")
-    prepared, chosen = _ready(checked, preprocessing_of(directory))
-    training = _Training(checked, prepared, directory, chosen, progress, say, last)
+    overrides = overrides if isinstance(overrides, Mapping) else list(overrides)
+    plan = make_plan(directory.resolved, overrides, data)
+    last = checkpoint.find(directory.checkpoints, "last") if checkpoint.any_in(directory.checkpoints) else None
+    if last and _ended(plan, directory, checkpoint.load_state(last)):
+        if say:
+            say(
+                f"{directory.path}: this run has come to its end, nothing to do; "
+                "to train on, raise training.epochs (or steps) by --set"
+            )
+        return Run(directory)
+    prepared, chosen = _ready(plan, preprocessing_of(directory))
+    training = _Training(plan, prepared, directory, last, progress, say)
     if overrides:
-        files.write_text(directory.resolved, checked.config.resolved_yaml())
+        files.write_text(directory.resolved, plan.config.resolved_yaml())
     directory.cut_metrics(training.state.step)
-    return training.run()
+    return training.run(chosen)
 
 
-def _ready(checked: Plan, preprocessing: Preprocessing | None) -> tuple[Data, str]:
-    """Device first, since a missing one costs nothing to find out; then the data, and the model on the device."""
-    config = checked.config
-    _, chosen = choose(config.device)
-    dtype = PRECISIONS[config.precision]
+def _ended(plan: Plan, directory: RunDirectory, state: State) -> bool:
+    """Whether there is no step left to make, and the test figures are written."""
+    stopping = plan.config.training.early_stopping
+    done = state.step >= plan.total_steps or (stopping is not None and state.since_best >= stopping.patience)
+    return done and ("test" not in plan.info.counts or directory.tested)
+
+
+def _ready(plan: Plan, preprocessing: Preprocessing | None) -> tuple[Data, str]:
+    """The data, then the device: where both are at fault, it is the data that is reported."""
+    config = plan.config
     prepared = data_floor.prepare(
-        checked.source, checked.options, seed=config.seed, dtype=dtype, preprocessing=preprocessing
+        plan.source, plan.options, seed=config.seed, dtype=PRECISIONS[config.precision], preprocessing=preprocessing
     )
-    checked.model.build(checked.info.input_shape, config.seed, config.device, config.precision)
+    _, chosen = choose(config.device)
+    plan.model.build(plan.info.input_shape, config.seed, config.device, config.precision)
     return prepared, chosen
 
 
 class _Training:
-    """The parts of one training, put together."""
+    """One training: a Trainer whose checkpoints and records go to a run directory, and what comes after it."""
 
     def __init__(
         self,
-        checked: Plan,
+        plan: Plan,
         prepared: Data,
         directory: RunDirectory,
-        chosen: str,
+        last: Path | None,
         progress: bool,
         say: Say | None,
-        last: Path | None = None,
     ) -> None:
-        self.plan, self.data, self.directory = checked, prepared, directory
-        self.log = LogFile(directory)
-        self._say = say
-        config, training = checked.config, checked.config.training
-        self.optimizer: Optimizer = config.optimizer.build(checked.model.parameters())
-        self.state = checkpoint.load(last, checked.model, self.optimizer) if last else State()
+        self.plan, self.data, self.directory = plan, prepared, directory
+        self._say, self._progress = say, progress
+        config, training, stopping = plan.config, plan.config.training, plan.config.training.early_stopping
+        self.optimizer: Optimizer = config.optimizer.build(plan.model.parameters())
+        self.state = checkpoint.load(last, plan.model, self.optimizer) if last else State()
         self.state.finished = False
-        per_epoch = -(-len(prepared.train) // training.accumulate)
-        total = training.steps or per_epoch * (training.epochs or 1)
-        self.bar = Progress()
-        self.tensorboard = TensorBoard(directory, self.state.step if last else None)
-        self._signal: int | None = None
-        stopping = training.early_stopping
+        self.resumed_at = self.state.step if last else None
+        self.log, self.metrics, self.bar = LogFile(directory), MetricsFile(directory), Progress()
+        self.tensorboard = TensorBoard(directory, self.resumed_at)
+        self.signals = Signals()
         self.trainer = Trainer(
-            TrainStep(checked.model, checked.loss, self.optimizer, training.clip_norm, training.clip_value),
-            config.schedule.build(total) if config.schedule else Constant(total),
+            TrainStep(plan.model, plan.loss, self.optimizer, training.clip_norm, training.clip_value),
+            config.schedule.build(plan.total_steps) if config.schedule else Constant(plan.total_steps),
             prepared.train,
-            total_steps=total,
+            total_steps=plan.total_steps,
             validation=prepared.validation,
-            metrics=checked.metrics,
-            monitor=checked.monitor,
+            metrics=plan.metrics,
+            monitor=plan.monitor,
             accumulate=training.accumulate,
             patience=stopping.patience if stopping else None,
             min_delta=stopping.min_delta if stopping else 0.0,
@@ -136,18 +146,10 @@ class _Training:
             validate_every=training.validate_every,
             checkpoint_every=training.checkpoint.every,
             save=self.save,
-            observers=[MetricsFile(directory), self.log, self.tensorboard, *([self.bar] if progress else [])],
+            observers=[self.metrics, self.log, self.tensorboard, *([self.bar] if progress else [])],
             state=self.state,
-            interrupted=lambda: self._signal is not None,
+            interrupted=lambda: self.signals.received is not None,
         )
-        self.say(chosen)
-        parameters = checked.model.parameters()
-        self.say(
-            f"{config.name}: {parameters.count:,} parameters, {_counts(prepared)}, "
-            f"{total:,} steps, {per_epoch:,} an epoch"
-        )
-        self.say(f"run directory: {directory.path}" + (f", going on from step {self.state.step:,}" if last else ""))
-        self._progress = progress
 
     def say(self, line: str) -> None:
         """To train.log, and to whoever listens."""
@@ -163,27 +165,43 @@ class _Training:
         checkpoint.save(self.directory.checkpoints / name, self.plan.model, self.optimizer, self.state)
         checkpoint.prune(self.directory.checkpoints, keep)
 
-    def run(self) -> Run:
-        """Train, then touch the test split once."""
+    def run(self, chosen: str) -> Run:
+        """Train, then touch the test split once. `chosen` says which device it is and why."""
+        self.introduce(chosen)
         if self._progress:
             self.bar.start(self.trainer)
         try:
-            with self.signals():
+            with self.signals:
                 self.trainer.run()
+        except DivergedError as error:
+            raise DivergedError(self.told(f"{error}; {self.kept()}")) from error
         except GpubackpropError as error:
-            self.log.write(str(error))
+            self.told(str(error))
             raise
         finally:
             self.bar.stop()
             self.tensorboard.close()
-        if self._signal is not None and not self.state.finished:
-            name = signal.Signals(self._signal).name
-            go_on = f"gpubackprop train --resume {self.directory.path}"
-            line = f"stopped by {name} at step {self.state.step}; go on with: {go_on}"
-            self.log.write(line)
-            raise InterruptedRun(line, 128 + self._signal)
+        if self.signals.received is not None and not self.state.finished:
+            name = signal.Signals(self.signals.received).name
+            go_on = f"gpubackprop train --resume {shlex.quote(str(self.directory.path))}"
+            line = self.told(f"stopped by {name} at step {self.state.step}; go on with: {go_on}")
+            raise InterruptedRun(line, 128 + self.signals.received)
         self.test()
         return Run(self.directory)
+
+    def introduce(self, chosen: str) -> None:
+        """Say what is going to happen, and where."""
+        splits = (("train", self.data.train), ("validation", self.data.validation), ("test", self.data.test))
+        counts = ", ".join(f"{len(loader.split):,} {name}" for name, loader in splits if loader is not None)
+        self.say(chosen)
+        self.say(
+            f"{self.plan.config.name}: {self.plan.model.parameters().count:,} parameters, {counts}, "
+            f"{self.plan.total_steps:,} steps, {self.plan.steps_per_epoch:,} an epoch"
+        )
+        for line in self.plan.notes:
+            self.say(line)
+        where = "" if self.resumed_at is None else f", going on from step {self.resumed_at:,}"
+        self.say(f"run directory: {self.directory.path}{where}")
 
     def test(self) -> None:
         """Metrics of the best checkpoint on the test split, as the last line of metrics.jsonl."""
@@ -194,29 +212,18 @@ class _Training:
         found = evaluate(self.plan.model, self.plan.loss, self.plan.metrics, self.data.test.batches())
         stamp = {"step": self.state.step, "epoch": self.trainer.epoch, "time": self.state.seconds}
         record = stamp | {f"test/{name}": value for name, value in found.items()}
-        MetricsFile(self.directory).recorded(self.trainer, record)
-        self.log.write(in_words(record))
+        self.metrics.recorded(self.trainer, record)
+        self.told(in_words(record))
 
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the loop after the step that runs; a second SIGINT interrupts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals to the main thread only
-            return
+    def told(self, line: str) -> str:
+        """`line`, written to train.log; whoever raises or returns it tells the user."""
+        self.log.write(line)
+        return line
 
-        def stop(number: int, frame: object) -> None:
-            if self._signal is not None:
-                raise KeyboardInterrupt
-            self._signal = number
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def kept(self) -> str:
+        """Which checkpoint a failure has left."""
         try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _counts(prepared: Data) -> str:
-    splits = (("train", prepared.train), ("validation", prepared.validation), ("test", prepared.test))
-    return ", ".join(f"{len(loader.split):,} {name}" for name, loader in splits if loader is not None)
+            last = checkpoint.find(self.directory.checkpoints, "last")
+        except CheckpointError:
+            return "no checkpoint had been written"
+        return f"the checkpoint of step {checkpoint.load_state(last).step} is kept: {last}"

@@ -17,7 +17,7 @@ from gpubackprop.data import Inputs, Loader, Preprocessing, read_inputs
 from gpubackprop.errors import CheckpointError, DataError
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.layer import PRECISIONS, Layer
-from gpubackprop.run.directory import RunDirectory
+from gpubackprop.run.directory import RunDirectory, read_metrics
 from gpubackprop.training import checkpoint
 from gpubackprop.training.evaluate import evaluate as evaluate_model
 from gpubackprop.training.evaluate import outputs
@@ -54,10 +54,7 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, float]:
         """Validation figures of the best checkpoint, and the test figures where training came to its end."""
-        state = checkpoint.load_state(self.checkpoint())
-        found: dict[str, float] = dict(state["validation"])
-        from gpubackprop.run.directory import read_metrics
-
+        found = dict(checkpoint.load_state(self.checkpoint()).validation)
         for line in read_metrics(self.files.metrics):
             found |= {name: value for name, value in line.items() if name.startswith("test/")}
         return found
@@ -134,7 +131,7 @@ class Predictions:
             name = self.classes[best] if self.classes and len(self.classes) == len(output) else str(best)
             return {"prediction": name, "probability": float(shares[best] / shares.sum())}
         if self.loss == "bce_with_logits":
-            output = 1 / (1 + np.exp(-output))
+            output = (1 + np.tanh(output / 2)) / 2  # the sigmoid, without overflow
         values = output.reshape(-1).tolist()
         return {"prediction": values[0] if len(values) == 1 else values}
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gpubackprop.backend import HostArray
 from gpubackprop.errors import CheckpointError
 from gpubackprop.nn.layer import Layer
 from gpubackprop.optim import Optimizer
+from gpubackprop.registry import did_you_mean
 from gpubackprop.training.trainer import State
 
 FORMAT = 1
@@ -43,8 +45,8 @@ def save(folder: Path, model: Layer, optimizer: Optimizer, state: State) -> None
 def replace(aside: Path, folder: Path) -> None:
     """Put `aside` in the place of `folder`. A crash between the two renames leaves the old one as `.NAME.old`."""
     old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if folder.exists():  # else the old one, left by a crash, is all there is until the second rename
+        shutil.rmtree(old, ignore_errors=True)
         os.rename(folder, old)
     os.rename(aside, folder)
     _flush(folder.parent)
@@ -57,32 +59,51 @@ def find(checkpoints: Path, name: str) -> Path:
         if (folder / "state.json").exists():
             return folder
     known = sorted(p.name for p in checkpoints.glob("[!.]*")) if checkpoints.is_dir() else []
-    raise CheckpointError(f"{checkpoints}: no checkpoint {name!r}; there are: {', '.join(known) or 'none'}")
+    there = f"there are: {', '.join(known)}" if known else "there are none yet"
+    raise CheckpointError(f"{checkpoints}: no checkpoint {name!r}; {there}{did_you_mean(name, known)}")
+
+
+def any_in(checkpoints: Path) -> bool:
+    """Whether a run has come as far as its first checkpoint."""
+    return next(checkpoints.glob("*/state.json"), None) is not None
 
 
 def load_model(folder: Path, model: Layer) -> None:
     """Copy a checkpoint's weights into a built model."""
-    model.load_state_dict(_tensors(folder / "model.safetensors"))
+    path = folder / "model.safetensors"
+    with _naming(path):
+        model.load_state_dict(_tensors(path))
 
 
 def load(folder: Path, model: Layer, optimizer: Optimizer) -> State:
     """Copy a checkpoint into a built model and its optimizer, and return the state of the run."""
-    text = load_state(folder)
+    state, steps = _state(folder)
     load_model(folder, model)
-    optimizer.load_state_dict(_tensors(folder / "optimizer.safetensors"), text.pop("optimizer_steps"))
-    return State(**text)
+    path = folder / "optimizer.safetensors"
+    with _naming(path):
+        optimizer.load_state_dict(_tensors(path), steps)
+    return state
 
 
-def load_state(folder: Path) -> dict[str, Any]:
-    """The parsed state.json, its format checked and taken off."""
+def load_state(folder: Path) -> State:
+    """What state.json holds. Raises CheckpointError where it is damaged or of another format."""
+    return _state(folder)[0]
+
+
+def _state(folder: Path) -> tuple[State, int]:
     path = folder / "state.json"
     try:
         text: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        form = text.pop("format", None)
+    except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    if text.pop("format", None) != FORMAT:
+    if form != FORMAT:
         raise CheckpointError(f"{path}: not of format {FORMAT}; it was written by another version of gpubackprop")
-    return text
+    try:
+        steps = int(text.pop("optimizer_steps"))
+        return State(**text), steps
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from error
 
 
 def prune(checkpoints: Path, keep: int) -> None:
@@ -90,6 +111,15 @@ def prune(checkpoints: Path, keep: int) -> None:
     numbered = sorted(checkpoints.glob("step-*"))
     for folder in numbered[: max(0, len(numbered) - keep)]:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file before what is said about its content."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise error if str(error).startswith(str(path)) else CheckpointError(f"{path}: {error}") from error
 
 
 def _tensors(path: Path) -> Mapping[str, HostArray]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
 from gpubackprop.backend import HostArray
 from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.loss import Loss
@@ -12,6 +14,7 @@ from gpubackprop.training.metric import Metric, Totals
 from gpubackprop.training.step import Batch, batch_loss, on_device
 
 
+@np.errstate(all="ignore")  # as in a step: the figures tell, where a GPU would be silent too
 def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Iterable[Batch]) -> dict[str, float]:
     """`{"loss": …, "accuracy": …}` in inference mode; every sample counts the same, whatever batch it is in."""
     backend = model.built.backend

@@ -31,7 +31,7 @@ class State:
     losses: list[float] = field(default_factory=list)  #: of each step since the last log line
     best: float | None = None  #: the monitored figure of the best checkpoint
     best_step: int = 0
-    since_best: int = 0  #: validations without an improvement, for early stopping
+    since_best: int = 0  #: monitored figures without an improvement, for early stopping
     validation: Record = field(default_factory=dict)  #: of the last validation
     schedule: dict[str, Any] = field(default_factory=dict)
     finished: bool = False
@@ -63,7 +63,8 @@ class Trainer:
     """Runs TrainStep over an epoch's batches until the steps are done, a signal comes or early stopping says so.
 
     save    called with a checkpoint's name ("last", "best", "step-00000500")
-    monitor the figure that chooses the best checkpoint, e.g. "val/accuracy"; None without validation data
+    monitor the figure that chooses the best checkpoint and that early stopping and the plateau schedule look at, each
+            time that it is measured: "val/accuracy", "train/loss"; None where there is none
     """
 
     def __init__(
@@ -135,8 +136,8 @@ class Trainer:
             observer.stepped(self)
             if record:
                 observer.recorded(self, self._stamped(record))
-        if "val/loss" in record:
-            self.compare(record)
+        if self.monitor in record:
+            self.compare(record[self.monitor])
 
     def batches(self) -> Iterator[list[Batch]]:
         """Groups of micro-batches from where the run stands, prepared ahead in a thread."""
@@ -216,14 +217,12 @@ class Trainer:
         self.state.logged_at += time.perf_counter() - self._started - self.state.seconds  # not training time
         return self.state.validation
 
-    def compare(self, record: Record) -> None:
-        """Keep the best checkpoint and count validations without improvement; the schedule may want to know too."""
-        if self.monitor is None or self.monitor not in record:
-            return
-        state, value = self.state, record[self.monitor]
+    def compare(self, value: float) -> None:
+        """Keep the best checkpoint and count figures without improvement; the schedule may want to know too."""
+        state = self.state
         self.schedule.observe(value, self.better)
-        gain = math.inf if state.best is None else (value - state.best) * (1 if self.better == "max" else -1)
-        if gain > self.min_delta:
+        gain = (value - state.best) * (1 if self.better == "max" else -1) if state.best is not None else math.inf
+        if gain > self.min_delta and math.isfinite(value):
             state.best, state.best_step, state.since_best = value, state.step, 0
             self.checkpoint("best")
         else:
@@ -247,7 +246,7 @@ class Trainer:
 
     def diverged(self, step: int, what: str) -> DivergedError:
         """What to say when training went astray."""
-        lr = self.step.optimizer.lr
+        lr = self.schedule.lr(step - 1, self.base_lr)
         return DivergedError(
             f"training diverged at step {step}: {what} (lr {lr:.3g}); try a lower lr, clip_norm or a warmup"
         )
