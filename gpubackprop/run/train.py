@@ -12,14 +12,14 @@ from typing import Any
 from gpubackprop import data as data_floor
 from gpubackprop.backend import choose
 from gpubackprop.data import Data, Preprocessing
-from gpubackprop.errors import CheckpointError, DivergedError, GpubackpropError, InterruptedRun
+from gpubackprop.errors import DivergedError, GpubackpropError, InterruptedRun
 from gpubackprop.nn.layer import PRECISIONS
 from gpubackprop.optim import Optimizer
 from gpubackprop.optim.schedule import Constant
 from gpubackprop.run import directory as files
 from gpubackprop.run.check import Plan, make_plan
 from gpubackprop.run.directory import RunDirectory
-from gpubackprop.run.observers import LogFile, MetricsFile, Progress, TensorBoard, in_words
+from gpubackprop.run.observers import LogFile, MetricsFile, Progress, TensorBoard
 from gpubackprop.run.signals import Signals
 from gpubackprop.run.use import Run, preprocessing_of
 from gpubackprop.training import checkpoint
@@ -75,7 +75,7 @@ def resume(
     directory = RunDirectory.open(run_dir)
     overrides = overrides if isinstance(overrides, Mapping) else list(overrides)
     plan = make_plan(directory.resolved, overrides, data)
-    last = checkpoint.find(directory.checkpoints, "last") if checkpoint.any_in(directory.checkpoints) else None
+    last = checkpoint.latest(directory.checkpoints)
     if last and _ended(plan, directory, checkpoint.load_state(last)):
         if say:
             say(
@@ -168,26 +168,32 @@ class _Training:
     def run(self, chosen: str) -> Run:
         """Train, then touch the test split once. `chosen` says which device it is and why."""
         self.introduce(chosen)
-        if self._progress:
-            self.bar.start(self.trainer)
         try:
-            with self.signals:
-                self.trainer.run()
+            self.fit()
+            self.test()
         except DivergedError as error:
             raise DivergedError(self.told(f"{error}; {self.kept()}")) from error
         except GpubackpropError as error:
             self.told(str(error))
             raise
         finally:
-            self.bar.stop()
             self.tensorboard.close()
+        return Run(self.directory)
+
+    def fit(self) -> None:
+        """Train to the end, or until a signal comes. Raises DivergedError, InterruptedRun."""
+        if self._progress:
+            self.bar.start(self.trainer)
+        try:
+            with self.signals:
+                self.trainer.run()
+        finally:
+            self.bar.stop()
         if self.signals.received is not None and not self.state.finished:
             name = signal.Signals(self.signals.received).name
             go_on = f"gpubackprop train --resume {shlex.quote(str(self.directory.path))}"
-            line = self.told(f"stopped by {name} at step {self.state.step}; go on with: {go_on}")
+            line = f"stopped by {name} at step {self.state.step}; go on with: {go_on}"
             raise InterruptedRun(line, 128 + self.signals.received)
-        self.test()
-        return Run(self.directory)
 
     def introduce(self, chosen: str) -> None:
         """Say what is going to happen, and where."""
@@ -212,8 +218,8 @@ class _Training:
         found = evaluate(self.plan.model, self.plan.loss, self.plan.metrics, self.data.test.batches())
         stamp = {"step": self.state.step, "epoch": self.trainer.epoch, "time": self.state.seconds}
         record = stamp | {f"test/{name}": value for name, value in found.items()}
-        self.metrics.recorded(self.trainer, record)
-        self.told(in_words(record))
+        for observer in (self.metrics, self.log, self.tensorboard):
+            observer.recorded(self.trainer, record)
 
     def told(self, line: str) -> str:
         """`line`, written to train.log; whoever raises or returns it tells the user."""
@@ -222,8 +228,7 @@ class _Training:
 
     def kept(self) -> str:
         """Which checkpoint a failure has left."""
-        try:
-            last = checkpoint.find(self.directory.checkpoints, "last")
-        except CheckpointError:
+        last = checkpoint.latest(self.directory.checkpoints)
+        if last is None:
             return "no checkpoint had been written"
         return f"the checkpoint of step {checkpoint.load_state(last).step} is kept: {last}"

@@ -55,17 +55,22 @@ def replace(aside: Path, folder: Path) -> None:
 
 def find(checkpoints: Path, name: str) -> Path:
     """The folder of a checkpoint, or of its predecessor where a crash came between two renames."""
-    for folder in (checkpoints / name, checkpoints / f".{name}.old"):
-        if (folder / "state.json").exists():
-            return folder
+    folder = _existing(checkpoints, name)
+    if folder is not None:
+        return folder
     known = sorted(p.name for p in checkpoints.glob("[!.]*")) if checkpoints.is_dir() else []
     there = f"there are: {', '.join(known)}" if known else "there are none yet"
     raise CheckpointError(f"{checkpoints}: no checkpoint {name!r}; {there}{did_you_mean(name, known)}")
 
 
-def any_in(checkpoints: Path) -> bool:
-    """Whether a run has come as far as its first checkpoint."""
-    return next(checkpoints.glob("*/state.json"), None) is not None
+def latest(checkpoints: Path) -> Path | None:
+    """Where a run goes on: `last`, or `best` where a crash came before the first `last`; None where there is neither."""
+    return _existing(checkpoints, "last") or _existing(checkpoints, "best")
+
+
+def _existing(checkpoints: Path, name: str) -> Path | None:
+    folders = (checkpoints / name, checkpoints / f".{name}.old")
+    return next((folder for folder in folders if (folder / "state.json").exists()), None)
 
 
 def load_model(folder: Path, model: Layer) -> None:

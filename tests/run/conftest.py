@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.run import toy
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return toy.write_arrays(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def finished(data, tmp_path_factory):
+    """A run that has come to its end; nobody may change it."""
+    import gpubackprop as gbp
+
+    return gbp.train(toy.config(data), run_dir=tmp_path_factory.mktemp("runs") / "finished")
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """stop_at(step, act): call `act` right after that step, once."""
+    from gpubackprop.run.observers import MetricsFile
+
+    def arrange(step, act):
+        def stepped(self, trainer):
+            if trainer.state.step == step:
+                monkeypatch.undo()
+                act()
+
+        monkeypatch.setattr(MetricsFile, "stepped", stepped)
+
+    return arrange

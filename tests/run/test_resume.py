@@ -1,0 +1,156 @@
+"""A run that was stopped anywhere and resumed is the run that was not: bit for bit, but for the clock."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+import gpubackprop as gbp
+from gpubackprop.errors import CheckpointError, ConfigError, InterruptedRun
+from tests.run import toy
+
+EVERYTHING = {
+    "model": toy.CNN,
+    "optimizer": {"type": "adamw", "lr": 0.02},
+    "schedule": {"type": "plateau", "patience": 0, "factor": 0.5},
+    "training": {
+        "epochs": 40,
+        "accumulate": 3,
+        "clip_norm": 1.0,
+        "log_every": 3,
+        "monitor": "val/loss",
+        "validate_every": 2,
+        "early_stopping": {"patience": 4},
+        "checkpoint": {"every": 3, "keep": 2},
+    },
+}
+CYCLE = {
+    "model": toy.CNN,
+    "precision": "float64",
+    "optimizer": {"type": "sgd", "lr": 0.05, "momentum": 0.9},
+    "schedule": {"type": "one_cycle", "cycle_momentum": True},
+    "training": {"steps": 11, "log_every": 4, "checkpoint": {"every": 4}},
+}
+
+
+class Killed(BaseException):
+    """The process is gone: nothing is saved."""
+
+
+def kill():
+    raise Killed
+
+
+def settings(data, changes):
+    section = toy.config(data)["data"] | {"augment": ["random_flip", {"random_crop": {"padding": 1}}]}
+    return toy.config(data, data=section, **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The runs without a break, by name."""
+    folder = tmp_path_factory.mktemp("whole")
+    found = {}
+    for name, changes in (("everything", EVERYTHING), ("cycle", CYCLE)):
+        gbp.train(settings(data, changes), run_dir=folder / name)
+        found[name] = toy.traces(folder / name)
+    return found
+
+
+@pytest.mark.parametrize("how", ["interrupted", "killed"])
+@pytest.mark.parametrize(
+    ("name", "changes", "step"),
+    [*[("everything", EVERYTHING, step) for step in (1, 2, 3, 5)], *[("cycle", CYCLE, step) for step in (3, 6, 10)]],
+)
+def test_resumed_is_uninterrupted(name, changes, step, how, data, whole, stop_at, tmp_path):
+    stop_at(step, kill if how == "killed" else lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Killed if how == "killed" else InterruptedRun):
+        gbp.train(settings(data, changes), run_dir=tmp_path / "run")
+    run = gbp.resume(tmp_path / "run")
+    assert toy.traces(run.directory) == whole[name]
+
+
+def test_interrupted_twice(data, whole, stop_at, tmp_path):
+    for step, begin in ((2, lambda: gbp.train(settings(data, CYCLE), run_dir=tmp_path)), (7, None)):
+        stop_at(step, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(InterruptedRun) as error:
+            begin() if begin else gbp.resume(tmp_path)
+        assert error.value.exit_code == 143
+        assert f"at step {step}; go on with: gpubackprop train --resume {tmp_path}" in str(error.value)
+        assert json.loads((tmp_path / "checkpoints/last/state.json").read_text())["step"] == step
+    assert toy.traces(gbp.resume(tmp_path).directory) == whole["cycle"]
+
+
+def test_the_runs_compared_do_what_their_names_say(whole):
+    everything = whole["everything"]
+    stopped = everything["last/state"]
+    assert stopped["step"] < 80  # early stopping
+    assert stopped["schedule"]["reductions"] > 0  # plateau
+    assert len({line["lr"] for line in whole["cycle"]["metrics"] if "lr" in line}) > 2
+
+
+def test_an_early_stopped_run_is_finished(data, whole, tmp_path):
+    run = gbp.train(settings(data, EVERYTHING), run_dir=tmp_path)
+    said = []
+    gbp.resume(tmp_path, say=said.append)
+    assert said == [
+        f"{tmp_path}: this run has come to its end, nothing to do; "
+        "to train on, raise training.epochs (or steps) by --set"
+    ]
+    assert toy.traces(run.directory) == whole["everything"]
+
+
+def test_a_finished_run_is_left_as_it_is(finished):
+    files = {path: path.read_bytes() for path in finished.directory.rglob("*") if path.is_file()}
+    again = gbp.resume(finished.directory)
+    assert {path: path.read_bytes() for path in finished.directory.rglob("*") if path.is_file()} == files
+    assert again.metrics == finished.metrics
+
+
+def test_more_epochs_for_a_finished_run(data, tmp_path):
+    gbp.train(toy.config(data), run_dir=tmp_path / "short")
+    gbp.train(toy.config(data, training={"epochs": 5, "log_every": 2}), run_dir=tmp_path / "long")
+    gbp.resume(tmp_path / "short", ["training.epochs=5"])
+    assert toy.traces(tmp_path / "short") == toy.traces(tmp_path / "long")
+    assert "epochs: 5" in (tmp_path / "short" / "config.resolved.yaml").read_text()
+
+
+def test_the_test_figures_are_made_up_for_when_they_are_missing(data, tmp_path):
+    run = gbp.train(toy.config(data), run_dir=tmp_path)
+    lines = run.files.metrics.read_text()
+    run.files.metrics.write_text("".join(lines.splitlines(keepends=True)[:-1]))
+    assert gbp.resume(tmp_path).metrics == run.metrics
+    assert "test/accuracy" in toy.metrics(tmp_path)[-1]
+
+
+def test_a_line_cut_short_by_a_crash_is_written_again(data, whole, stop_at, tmp_path):
+    stop_at(6, kill)
+    with pytest.raises(Killed):
+        gbp.train(settings(data, CYCLE), run_dir=tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "epo')
+    assert toy.traces(gbp.resume(tmp_path).directory) == whole["cycle"]
+
+
+def test_what_does_not_fit_the_checkpoint_is_refused(data, stop_at, tmp_path):
+    stop_at(2, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(InterruptedRun):
+        gbp.train(toy.config(data), run_dir=tmp_path)
+    before = (tmp_path / "config.resolved.yaml").read_text()
+    with pytest.raises(CheckpointError, match=r"last/model\.safetensors: 1\.bias: shape \(8,\)"):
+        gbp.resume(tmp_path, ["model.1.linear.out_features=5"])
+    with pytest.raises(CheckpointError, match=r"last/optimizer\.safetensors: the optimizer state does not fit SGD"):
+        gbp.resume(tmp_path, ["optimizer.type=sgd"])
+    with pytest.raises(ConfigError, match=r"--set: trainin: "):
+        gbp.resume(tmp_path, ["trainin.epochs=5"])
+    assert (tmp_path / "config.resolved.yaml").read_text() == before
+    gbp.resume(tmp_path)
+
+
+def test_no_run_directory(tmp_path):
+    with pytest.raises(CheckpointError, match="no such run directory"):
+        gbp.resume(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="not a run directory"):
+        gbp.resume(tmp_path)
