@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str], debug: bool) -> int:
     try:
-        signal.signal(signal.SIGTERM, _terminate)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells' background jobs ask for
+                signal.signal(number, _stop)
         # Registers the commands, in the order of --help.
         from gpubackprop.cli import config, train, use  # noqa: F401
 
@@ -60,10 +62,8 @@ def _run(arguments: list[str], debug: bool) -> int:
             return 2
         code = command.main(args=arguments, prog_name="gpubackprop", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except KeyboardInterrupt:
-        return complain("interrupted", 130)
-    except _Terminated:
-        return complain("terminated", 143)
+    except _Stopped as stopped:
+        return complain(str(stopped), stopped.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone (`… | head`); Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,12 +94,16 @@ def _explain(error: Exception) -> int:
     return complain(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1)
 
 
-class _Terminated(BaseException):
-    """SIGTERM while nothing has to be saved; training has a handler of its own."""
+class _Stopped(BaseException):
+    """A signal while nothing has to be saved; training has a handler of its own. Not an error that click knows."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        self.exit_code = 128 + number
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
+def _stop(number: int, frame: object) -> None:
+    raise _Stopped(number)
 
 
 def complain(message: str, code: int) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+from types import FrameType
 from typing import Any, Self
 
 
 class Signals:
     """While it is entered, `received` is the first of the two signals that came, or None.
 
-    A second SIGINT interrupts at once, by KeyboardInterrupt. Threads other than the main one are told of no signals.
+    A second SIGINT interrupts at once, as it would have before. Threads other than the main one are told of no signals,
+    and signals that are ignored stay ignored.
     """
 
     def __init__(self) -> None:
@@ -19,14 +21,17 @@ class Signals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if callable(signal.getsignal(number)) or signal.getsignal(number) == signal.SIG_DFL:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: object) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            before = self._before[number]
+            (before if callable(before) else signal.default_int_handler)(number, frame)
         self.received = self.received or number

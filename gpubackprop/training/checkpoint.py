@@ -64,7 +64,7 @@ def find(checkpoints: Path, name: str) -> Path:
 
 
 def latest(checkpoints: Path) -> Path | None:
-    """Where a run goes on: `last`, or `best` where a crash came before the first `last`; None where there is neither."""
+    """Where a run goes on: `last`, or `best` where a crash came before the first `last`; or None."""
     return _existing(checkpoints, "last") or _existing(checkpoints, "best")
 
 
@@ -100,7 +100,7 @@ def _state(folder: Path) -> tuple[State, int]:
     try:
         text: dict[str, Any] = json.loads(path.read_text())
         form = text.pop("format", None)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     if form != FORMAT:
         raise CheckpointError(f"{path}: not of format {FORMAT}; it was written by another version of gpubackprop")
