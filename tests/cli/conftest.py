@@ -12,7 +12,7 @@ def gb(capfd):
     """gb("train", …) -> (exit code, what went to stdout, lines of stderr), in this process."""
     from gpubackprop.cli import main
 
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments):
         capfd.readouterr()
@@ -22,4 +22,5 @@ def gb(capfd):
         return end.value.code, out, err.splitlines()
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

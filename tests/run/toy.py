@@ -65,13 +65,11 @@ def write_config(folder: Path, name: str = "toy.yaml", **changes) -> Path:
     return path
 
 
-def command(*arguments, **options):
+def command(*arguments, cwd=None, **variables):
     """`gpubackprop ARGUMENTS` in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     words = [sys.executable, "-m", "gpubackprop", *map(str, arguments)]
-    return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
-    )
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd)
 
 
 def metrics(directory: Path):

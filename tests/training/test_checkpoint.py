@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from gpubackprop import nn
+from gpubackprop.errors import CheckpointError
+from gpubackprop.optim import SGD, Adam
+from gpubackprop.training import checkpoint
+from gpubackprop.training.trainer import State
+
+
+def network(size=3):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, size)).build((4, 4, 1))
+    optimizer = Adam(model.parameters())
+    return model, optimizer
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model, optimizer = network()
+    model.parameters().grad[...] = 0.5
+    optimizer.step()
+    checkpoint.save(tmp_path / "last", model, optimizer, State(step=7, losses=[0.5], best=0.25, schedule={"bad": 1}))
+    return tmp_path / "last", model, optimizer
+
+
+def test_everything_comes_back(saved):
+    folder, model, optimizer = saved
+    other, its_optimizer = network()
+    state = checkpoint.load(folder, other, its_optimizer)
+    assert state == State(step=7, losses=[0.5], best=0.25, schedule={"bad": 1})
+    assert its_optimizer.steps == optimizer.steps == 1
+    for mine, theirs in ((model, other), (optimizer, its_optimizer)):
+        assert mine.state_dict().keys() == theirs.state_dict().keys()
+        for key, array in mine.state_dict().items():
+            np.testing.assert_array_equal(theirs.state_dict()[key], array)
+
+
+def test_infinity_comes_back(tmp_path):
+    model, optimizer = network()
+    checkpoint.save(tmp_path / "last", model, optimizer, State(best=float("-inf")))
+    assert checkpoint.load_state(tmp_path / "last").best == float("-inf")
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+@pytest.mark.parametrize("crashes", [1, 2])
+def test_a_crash_leaves_the_old_one_or_the_new_one(saved, renames, crashes, monkeypatch):
+    """A crash after so many of the two renames; and a second one, in the save that follows a first."""
+    folder, model, optimizer = saved
+    rename = os.rename
+
+    class Crash(Exception):
+        pass
+
+    for crash in range(crashes):
+        left = renames
+
+        def crashing(source, target):
+            nonlocal left
+            if not left:
+                raise Crash
+            left -= 1
+            rename(source, target)
+            if not left:
+                raise Crash
+
+        monkeypatch.setattr(checkpoint.os, "rename", crashing)
+        with pytest.raises(Crash):
+            checkpoint.save(folder, model, optimizer, State(step=8 + crash))
+        found = checkpoint.find(folder.parent, "last")
+        assert checkpoint.load_state(found).step in (7, *range(8, 9 + crash))
+        checkpoint.load(found, *network())
+    monkeypatch.undo()
+    checkpoint.save(folder, model, optimizer, State(step=10))
+    assert checkpoint.load_state(checkpoint.find(folder.parent, "last")).step == 10
+    assert [path.name for path in folder.parent.iterdir()] == ["last"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", b"", r"model\.safetensors: cannot be read"),
+        ("model.safetensors", None, r"model\.safetensors: cannot be read"),
+        ("optimizer.safetensors", b"\x00" * 50, r"optimizer\.safetensors: cannot be read"),
+        ("state.json", b"{", r"state\.json: cannot be read"),
+        ("state.json", b"[]", r"state\.json: cannot be read"),
+        ("state.json", b'{"format": 2}', r"state\.json: not of format 1"),
+        ("state.json", b'{"format": 1}', r"state\.json: damaged \('optimizer_steps'\)"),
+        ("state.json", b'{"format": 1, "optimizer_steps": 1, "speed": 3}', r"state\.json: damaged .*'speed'"),
+    ],
+)
+def test_damage_is_named(saved, file, content, message):
+    folder, *_ = saved
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as error:
+        checkpoint.load(folder, *network())
+    assert str(folder) in str(error.value)
+
+
+def test_another_model_or_optimizer_is_named(saved):
+    folder, *_ = saved
+    with pytest.raises(CheckpointError, match=r"last/model\.safetensors: 3\.\w+: shape"):
+        checkpoint.load(folder, *network(size=4))
+    model, _ = network()
+    with pytest.raises(CheckpointError, match=r"last/optimizer\.safetensors: the optimizer state does not fit SGD"):
+        checkpoint.load(folder, model, SGD(model.parameters(), momentum=0.9))
+
+
+def test_no_such_checkpoint(saved):
+    folder, *_ = saved
+    with pytest.raises(CheckpointError, match="no checkpoint 'lst'; there are: last; did you mean 'last'"):
+        checkpoint.find(folder.parent, "lst")
+    with pytest.raises(CheckpointError, match="there are none yet"):
+        checkpoint.find(folder.parent / "nowhere", "last")
+
+
+def test_where_a_run_goes_on(saved):
+    folder, *_ = saved
+    assert checkpoint.latest(folder.parent) == folder
+    shutil.copytree(folder, folder.parent / "best")
+    assert checkpoint.latest(folder.parent) == folder
+    shutil.rmtree(folder)
+    assert checkpoint.latest(folder.parent) == folder.parent / "best"
+    shutil.rmtree(folder.parent / "best")
+    assert checkpoint.latest(folder.parent) is None
+
+
+def test_prune_keeps_the_newest(tmp_path):
+    for step in (5, 10, 100, 20):
+        (tmp_path / f"step-{step:08d}").mkdir()
+    (tmp_path / "last").mkdir()
+    checkpoint.prune(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step-00000020", "step-00000100"]
+
+
+def test_state_json_can_be_read_by_anybody(saved):
+    text = json.loads((saved[0] / "state.json").read_text())
+    assert (text["format"], text["step"], text["optimizer_steps"]) == (1, 7, 1)

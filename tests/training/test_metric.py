@@ -1,0 +1,98 @@
+"""Metrics and the evaluation that adds them up: by hand, on both devices, whatever the batches."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gpubackprop import nn
+from gpubackprop.backend import choose
+from gpubackprop.errors import ShapeError
+from gpubackprop.training.evaluate import evaluate, outputs
+from gpubackprop.training.metric import Totals, metrics
+
+LOGITS = np.array([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0], [1.0, 2.0, 3.0], [9.0, 0.0, 1.0]])
+CLASSES = np.array([0, 2, 1, -100])
+VALUES, TARGETS = np.array([[1.0], [-2.0], [3.0]]), np.array([[1.5], [-2.0], [1.0]])
+
+#: name, options, outputs, targets, figure
+TABLE = [
+    ("accuracy", {}, LOGITS, CLASSES, 1 / 3),
+    ("top_k_accuracy", {"k": 2}, LOGITS, CLASSES, 1.0),
+    ("top_k_accuracy", {"k": 1}, LOGITS, CLASSES, 1 / 3),
+    ("top_k_accuracy", {}, LOGITS, CLASSES, 1.0),
+    ("binary_accuracy", {}, VALUES, np.array([[1.0], [1.0], [1.0]]), 2 / 3),
+    ("mae", {}, VALUES, TARGETS, 2.5 / 3),
+    ("mse", {}, VALUES, TARGETS, 4.25 / 3),
+    ("rmse", {}, VALUES, TARGETS, (4.25 / 3) ** 0.5),
+]
+
+
+def figure(metric, output, target, device, sizes):
+    backend, _ = choose(device)
+    totals = Totals(backend.xp)
+    edges = np.cumsum((0, *sizes))
+    for low, high in itertools.pairwise(edges):
+        part, wanted = backend.from_host(output[low:high]), backend.from_host(target[low:high])
+        totals.add(metric.sums(backend.xp, part, wanted))
+    return metric.value(*totals.read(backend.to_host))
+
+
+def test_every_metric_has_a_row():
+    assert {row[0] for row in TABLE} == set(metrics)
+
+
+@pytest.mark.parametrize("device", ["cpu", "strict"])
+@pytest.mark.parametrize(("name", "options", "output", "target", "wanted"), TABLE)
+def test_figures_by_hand(name, options, output, target, wanted, device):
+    metric = metrics[name](**options)
+    count = len(output)
+    for sizes in ((count,), (1, count - 1), (count - 1, 1)):
+        assert figure(metric, output, target, device, sizes) == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "options", "output", "target", "wanted"), TABLE)
+def test_shapes_that_cannot_be_compared(name, options, output, target, wanted):
+    metric = metrics[name](**options)
+    metric.check(output.shape[1:], target.shape[1:])
+    with pytest.raises(ShapeError, match=metric.name):
+        metric.check(output.shape[1:], (7,))
+
+
+def test_sequences_count_every_position():
+    output = np.stack([LOGITS, LOGITS])
+    target = np.stack([CLASSES, np.array([0, 1, 2, 0])])
+    assert figure(metrics["accuracy"](), output, target, "cpu", (1, 1)) == pytest.approx(5 / 7)
+
+
+@pytest.mark.parametrize("device", ["cpu", "strict"])
+def test_evaluation_is_of_samples_not_of_batches(rng, device):
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)).build((4,), 0, device, "float64")
+    x, y = rng.normal(size=(11, 4)), rng.integers(0, 3, 11)
+    logits = np.asarray(model(x))
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(11), y]
+    before = model.state_dict()
+    for size in (11, 4, 1):
+        parts = [{"inputs": x[i : i + size], "targets": y[i : i + size]} for i in range(0, 11, size)]
+        found = evaluate(model, nn.CrossEntropyLoss(), [metrics["accuracy"]()], parts)
+        assert found == pytest.approx({"loss": losses.mean(), "accuracy": (logits.argmax(1) == y).mean()}, rel=1e-12)
+    for key, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_evaluation_of_overflowing_outputs_is_quiet():
+    model = nn.Sequential(nn.Linear(2, 2)).build((2,))
+    model.load_state_dict({"0.weight": np.full((2, 2), 3e38), "0.bias": np.zeros(2)})
+    batch = {"inputs": np.ones((2, 2), np.float32), "targets": np.array([0, 1])}
+    assert not np.isfinite(evaluate(model, nn.CrossEntropyLoss(), [], [batch])["loss"])
+
+
+def test_outputs_come_in_order(rng):
+    model = nn.Sequential(nn.Linear(2, 3)).build((2,))
+    x = rng.normal(size=(7, 2)).astype(np.float32)
+    parts = list(outputs(model, x, 3))
+    assert [len(part) for part in parts] == [3, 3, 1]
+    np.testing.assert_allclose(np.concatenate(parts), model(x), rtol=1e-6)
