@@ -48,6 +48,11 @@ def check(source: Source, options: DataOptions) -> DataInfo:
         counts["train"] -= counts["validation"]
     if counts["train"] < 1:
         raise DataError(f"data.validation: a share of {options.validation} leaves no samples to train on; lower it")
+    if options.drop_last and counts["train"] < options.batch_size:
+        raise DataError(
+            f"data.drop_last leaves nothing: {counts['train']} training samples are less than one batch of "
+            f"{options.batch_size}; lower batch_size or set drop_last: false"
+        )
     for augmentation in options.augment:
         augmentation.check(info.input_shape)
     for transform in options.transforms:

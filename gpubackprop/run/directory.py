@@ -71,7 +71,7 @@ class RunDirectory:
     def open(cls, path: str | Path) -> RunDirectory:
         """A directory that a run has written. Raises CheckpointError where it is none."""
         run = cls(path)
-        if not run.path.is_dir():
+        if not os.path.exists(path):
             raise CheckpointError(f"{path}: no such run directory")
         if not run.resolved.is_file():
             raise CheckpointError(f"{path}: not a run directory (it holds no config.resolved.yaml)")

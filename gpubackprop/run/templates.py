@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gpubackprop.errors import UsageError
@@ -36,6 +37,12 @@ def describe(name: str) -> str:
 
 def find(config: str) -> str:
     """`config` itself where such a file exists or it looks like a path, else the template of that name."""
-    if Path(config).suffix or "/" in config or Path(config).exists():
+    file, there = Path(config), os.path.exists(config)
+    if not there and file.suffix and file.stem in names():
+        raise UsageError(
+            f"{config}: no such file; the template of that name is meant by {file.stem!r}, and "
+            f"gpubackprop init {file.stem} writes it as a file"
+        )
+    if file.suffix or "/" in config or there:
         return config
     return str(path(config))

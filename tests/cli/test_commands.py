@@ -231,6 +231,8 @@ class TestEvaluate:
     def test_mistakes(self, gb, finished, tmp_path):
         code, _, (line,) = gb("evaluate", tmp_path)
         assert (code, line) == (2, f"error: {tmp_path}: not a run directory (it holds no config.resolved.yaml)")
+        code, _, (line,) = gb("evaluate", finished.directory / "config.yaml")
+        assert (code, "config.yaml: not a run directory" in line) == (2, True)
         code, _, (line,) = gb("evaluate", finished.directory, "--checkpoint", "lst")
         assert code == 2
         assert line.endswith("did you mean 'last'?")

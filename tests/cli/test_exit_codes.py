@@ -62,6 +62,18 @@ optimizer: {type: adam, lr: -1}
         assert code == 2
         assert line == f"{tmp_path / 'netwrk.yaml'}: no such file; similar: {path}"
 
+    def test_a_template_with_the_ending_of_a_file(self, gb, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        code, _, (line,) = gb("train", "digits_mlp.yaml")
+        assert code == 2
+        assert line.startswith("error: digits_mlp.yaml: no such file; the template of that name is meant by")
+
+    def test_batches_larger_than_the_data(self, gb, tmp_path):
+        path = toy.write_config(tmp_path)
+        code, _, (line,) = gb("validate", path, "--set", "data.drop_last=true", "--set", "data.batch_size=49")
+        assert code == 2
+        assert "drop_last leaves nothing: 48 training samples" in line
+
     def test_missing_data(self, gb, tmp_path):
         path = toy.write_config(tmp_path)
         (tmp_path / "toy.npz").unlink()

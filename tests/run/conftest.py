@@ -19,16 +19,19 @@ def finished(data, tmp_path_factory):
 
 
 @pytest.fixture
-def stop_at(monkeypatch):
+def stop_at():
     """stop_at(step, act): call `act` right after that step, once."""
     from gpubackprop.run.observers import MetricsFile
+
+    patch = pytest.MonkeyPatch()
 
     def arrange(step, act):
         def stepped(self, trainer):
             if trainer.state.step == step:
-                monkeypatch.undo()
+                patch.undo()
                 act()
 
-        monkeypatch.setattr(MetricsFile, "stepped", stepped)
+        patch.setattr(MetricsFile, "stepped", stepped)
 
-    return arrange
+    yield arrange
+    patch.undo()

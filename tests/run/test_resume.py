@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import signal
 
+import numpy as np
 import pytest
 
 import gpubackprop as gbp
+from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.errors import CheckpointError, ConfigError, InterruptedRun
 from tests.run import toy
 
@@ -147,6 +149,26 @@ def test_what_does_not_fit_the_checkpoint_is_refused(data, stop_at, tmp_path):
         gbp.resume(tmp_path, ["trainin.epochs=5"])
     assert (tmp_path / "config.resolved.yaml").read_text() == before
     gbp.resume(tmp_path)
+
+
+def test_everything_runs_on_the_strict_device(data, whole, stop_at, monkeypatch, tmp_path):
+    """It stands in for a GPU: whatever mixes host and device arrays, or waits inside a step, would fail on one."""
+    monkeypatch.setattr("gpubackprop.backend.cuda.CupyBackend", lambda index=0: StrictBackend())
+    with np.load(data) as arrays:
+        np.save(tmp_path / "x.npy", arrays["x_test"])
+    for name, changes in (("everything", EVERYTHING), ("cycle", CYCLE)):
+        directory = tmp_path / name
+        stop_at(2, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(InterruptedRun):
+            gbp.train(settings(data, changes), {"device": "cuda"}, run_dir=directory)
+        assert gbp.resume(directory).config.device == "cuda"
+        found, wanted = toy.traces(directory)["metrics"], whole[name]["metrics"]
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-3)
+        run = gbp.Run(directory, "cuda")
+        assert isinstance(run.model.built.backend, StrictBackend)
+        assert run.evaluate()["test/loss"] == pytest.approx(run.metrics["test/loss"])
+        assert len(run.predict([str(tmp_path / "x.npy")]).rows()) == 30
 
 
 def test_no_run_directory(tmp_path):
