@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickletools
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -82,6 +83,29 @@ class TestRunDirectory:
                 gbp.train(toy.config(data), run_dir=path)
 
 
+def events(directory):
+    """{(step, tag): value} of all event files, as TensorBoard reads them: a session that starts purges later ones."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    found = {}
+    for path in sorted((directory / "tensorboard").iterdir()):
+        raw = path.read_bytes()
+        while raw:  # TFRecord: length, its checksum, data, its checksum
+            (length,) = struct.unpack("<Q", raw[:8])
+            event = Event.FromString(raw[12 : 12 + length])
+            if event.session_log.status == SessionLog.START:
+                found = {key: value for key, value in found.items() if key[0] < event.step}
+            found |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
+            raw = raw[16 + length :]
+    return found
+
+
+def figures(directory):
+    """The same from metrics.jsonl."""
+    lines = toy.metrics(directory)
+    return {(line["step"], k): v for line in lines for k, v in line.items() if k not in ("step", "time")}
+
+
 class TestMetrics:
     def test_lines(self, finished):
         lines = toy.metrics(finished.directory)
@@ -106,22 +130,19 @@ class TestMetrics:
         assert toy.metrics(run.directory)[0]["grad_norm"] > 0
 
     def test_tensorboard_holds_the_same_figures(self, finished):
-        from tensorboardX.proto.event_pb2 import Event
+        assert events(finished.directory) == pytest.approx(figures(finished.directory), rel=1e-6)
 
-        (path,) = (finished.directory / "tensorboard").iterdir()
-        found, raw = {}, path.read_bytes()
-        while raw:  # TFRecord: length, its checksum, data, its checksum
-            (length,) = struct.unpack("<Q", raw[:8])
-            event = Event.FromString(raw[12 : 12 + length])
-            found |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
-            raw = raw[16 + length :]
-        wanted = {
-            (line["step"], name): value
-            for line in toy.metrics(finished.directory)
-            for name, value in line.items()
-            if name not in ("step", "time")
-        }
-        assert found == pytest.approx(wanted, rel=1e-6)
+    def test_tensorboard_after_a_crash_forgets_what_is_done_again(self, data, stop_at, tmp_path):
+        def crash():
+            raise RuntimeError("a crash")
+
+        training = {"steps": 9, "log_every": 1, "checkpoint": {"every": 4}}
+        stop_at(7, crash)
+        with pytest.raises(RuntimeError, match="a crash"):
+            gbp.train(toy.config(data, training=training), run_dir=tmp_path)
+        time.sleep(1)  # the name of an event file counts seconds
+        gbp.resume(tmp_path)
+        assert events(tmp_path) == pytest.approx(figures(tmp_path), rel=1e-6)
 
     def test_best_is_by_the_monitored_figure(self, data, tmp_path):
         for monitor, pick in ((None, max), ("val/loss", min)):
