@@ -8,6 +8,9 @@ from pathlib import Path
 
 from gpubackprop.config.document import UNKNOWN, Mark, Node, Problems, describe, parse
 
+#: Of these keys a section holds one: giving it anew drops the other that stood there.
+REPLACES = {"epochs": "steps", "steps": "epochs"}
+
 
 def read(path: str, problems: Problems) -> Node | None:
     """The YAML file at `path` as a mapping, merged over the files that it extends.
@@ -68,7 +71,8 @@ def extend(node: Node, problems: Problems, above: tuple[str, ...] = ()) -> Node 
 def merged(base: Node, over: Node) -> Node:
     """`over` on top of `base`: mappings merge, everything else replaces.
 
-    A component is one thing with its options: another `type` drops the options of the old one.
+    A component is one thing with its options: another `type` drops the options of the old one. So does `steps` with
+    `epochs`, of which one is given.
     """
     if not isinstance(over.value, dict):
         return over
@@ -78,6 +82,8 @@ def merged(base: Node, over: Node) -> Node:
         return over
     if "type" in over.value and ("type" not in base.value or over.value["type"].value != base.value["type"].value):
         return over
+    given = [key for key, node in over.value.items() if key in REPLACES and node.value is not None]
+    base = base.without(*(REPLACES[key] for key in given if REPLACES[key] not in over.value))
     result = Node(base.value, over.mark, base.keys)
     for key, node in over.value.items():
         result = result.with_key(key, merged(base.value[key], node) if key in base.value else node, over.key(key))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gpubackprop.config.document import UNKNOWN, Mark, Node, Problems, describe, parse
+from gpubackprop.config.merge import REPLACES
 from gpubackprop.registry import did_you_mean
 
 FirstOption = Callable[[str], str | None]  #: a component's name -> the option that its short form gives
@@ -67,6 +68,9 @@ def _set(node: Node, parts: list[str], value: Node, at: str, first_option: First
     if part == "type" and not rest and (old := node.value.get("type")) and old.value != value.value:
         # another component takes none of the old one's options, but for those that were set here too
         node = node.without(*(key for key, item in node.value.items() if item.mark != value.mark))
+    other = REPLACES.get(part, "")
+    if other in node.value and value.value is not None and node.value[other].mark != value.mark:
+        node = node.without(other)
     new = _set(node.value.get(part, Node(None, value.mark)), rest, value, below, first_option)
     return node.with_key(part, new, value.mark)
 

@@ -210,7 +210,7 @@ class TestSignals:
         state = json.loads((tmp_path / "run/checkpoints/last/state.json").read_text())
         assert state["step"] % 5 == 0
         steps = state["step"] + 7
-        changes = ["--set", "training.epochs=null", "--set", f"training.steps={steps}"]
+        changes = ["--set", f"training.steps={steps}"]
         assert gb("train", "--resume", tmp_path / "run", *changes)[0] == 0
         whole = toy.write_config(tmp_path, training=LONG | {"epochs": None, "steps": steps})
         assert gb("train", whole, "--run-dir", tmp_path / "whole")[0] == 0

@@ -57,6 +57,20 @@ def test_another_type_drops_the_old_options(folder, base, over, result):
     assert merged().plain() == {"optimizer": result}
 
 
+@pytest.mark.parametrize(
+    ("base", "over", "result"),
+    [
+        ("{epochs: 5, accumulate: 2}", "{steps: 9}", {"accumulate": 2, "steps": 9}),
+        ("{steps: 9}", "{epochs: 5}", {"epochs": 5}),
+        ("{epochs: 5}", "{epochs: 6, steps: 9}", {"epochs": 6, "steps": 9}),
+        ("{epochs: 5}", "{steps: null}", {"epochs": 5, "steps": None}),
+    ],
+)
+def test_steps_and_epochs_replace_each_other(folder, base, over, result):
+    folder(base=f"training: {base}", a=f"extends: base.yaml\ntraining: {over}")
+    assert merged().plain() == {"training": result}
+
+
 def test_chains_are_relative_to_the_file_that_names_them_and_keep_its_places(folder):
     folder(a="extends: sub/b.yaml\nx: {p: 1}", sub__b="extends: ../c.yaml\nx:\n  q: 2", c="x: {r: 3}\ny: 4")
     node = merged()

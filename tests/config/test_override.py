@@ -9,6 +9,7 @@ DOCUMENT = """
 seed: 0
 optimizer: {type: adam, lr: 1, betas: [0, 1]}
 loss: cross_entropy
+training: {epochs: 5}
 model:
   - linear: 10
   - relu
@@ -36,6 +37,8 @@ def changed(*texts, document=DOCUMENT):
     ("text", "key", "value"),
     [
         ("seed=3", "seed", 3),
+        ("training.steps=9", "training", {"steps": 9}),
+        ("training.steps=", "training", {"epochs": 5, "steps": None}),
         ("seed=no", "seed", "no"),
         ("seed=", "seed", None),
         ("seed=a=b", "seed", "a=b"),
@@ -46,7 +49,7 @@ def changed(*texts, document=DOCUMENT):
         ("optimizer.type=sgd", "optimizer", {"type": "sgd"}),
         ("optimizer.type=adam", "optimizer", {"type": "adam", "lr": 1, "betas": [0, 1]}),
         ("loss.weight=[1, 2]", "loss", {"type": "cross_entropy", "weight": [1, 2]}),
-        ("training.early_stopping.patience=3", "training", {"early_stopping": {"patience": 3}}),
+        ("training.early_stopping.patience=3", "training", {"epochs": 5, "early_stopping": {"patience": 3}}),
         ("base.a=2", "base", {"a": 2}),
     ],
 )
