@@ -27,7 +27,8 @@ def choose(device: str) -> tuple[Backend, str]:
         try:
             backend: Backend = CupyBackend()
         except DeviceError as error:
-            return NumpyBackend(), f"device: cpu, because auto found no GPU ({error})"
+            reason = str(error).partition(";")[0]  # the remedy is for those who asked for a GPU; doctor gives it too
+            return NumpyBackend(), f"device: cpu, because auto found no GPU ({reason})"
         return backend, f"device: {backend.describe()}, because auto found a GPU"
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
     if not match:

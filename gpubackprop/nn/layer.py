@@ -37,6 +37,7 @@ class Layer:
     shapes: tuple[Shape, Shape] | None = None  #: of one input and output sample, known once inferred
     origin: object = None  #: the config's component that this layer was built from, for messages
     _built: _Built | None = None
+    _checked: Shape | None = None  # the input shape that was inferred last
 
     # --- what a layer writes -----------------------------------------------------------------------------------
 
@@ -141,8 +142,16 @@ class Layer:
         if self._built is None:
             self.build(np.shape(x)[1:])
         backend = self.built.backend
-        y = self.forward(Tape(backend).input(self.built.as_input(x))).value
+        y = self.forward(Tape(backend).input(self.as_input(x))).value
         return y if backend.owns(x) else backend.to_host(y)
+
+    def as_input(self, x: Any) -> Array:
+        """x (N, *shape) on the model's device and in its precision; ShapeError where a layer cannot take the shape."""
+        shape = tuple(np.shape(x)[1:])
+        if shape != self._checked:
+            self.infer(shape, {})
+            self._checked = shape
+        return self.built.as_input(x)
 
     def state_dict(self) -> dict[str, HostArray]:
         """Copies of all params and buffers under PyTorch's keys and in its layouts, as NumPy arrays."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod, sqrt
 
+from gpubackprop.errors import ShapeError
 from gpubackprop.nn.init import kaiming_uniform, uniform
 from gpubackprop.nn.layer import Layer, Shape, layers
 from gpubackprop.ops.linear import linear
@@ -24,6 +25,8 @@ class Linear(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         """(..., I) -> (..., O)."""
+        if not shape:
+            raise ShapeError("linear needs (..., I); the first axis counts samples, so one sample is x[None]")
         self.settle("in_features", shape[-1])
         return (*shape[:-1], self.out_features)
 

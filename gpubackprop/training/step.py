@@ -145,7 +145,7 @@ def on_device(model: Layer, batch: Batch) -> dict[str, Array]:
         if np.shape(array)[:1] != (count,):
             raise UsageError(f"batch[{name!r}] has shape {np.shape(array)}, but inputs holds {count} samples")
     return {
-        name: built.as_input(array) if name == "inputs" else _plain(built.backend, array, built.parameters.dtype)
+        name: model.as_input(array) if name == "inputs" else _plain(built.backend, array, built.parameters.dtype)
         for name, array in batch.items()
     }
 

@@ -200,3 +200,14 @@ class TestShapeMistakes:
         for wrong in ([0], [-1, -1], [-2]):
             with pytest.raises(ValueError, match="sizes must be at least 1, and one of them may be -1"):
                 nn.Reshape(wrong)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [((3, 5), "in_features is 4, but the input has 5"), ((4,), "one sample is x")]
+)
+def test_an_input_that_does_not_fit_is_named_with_its_layer(shape, message):
+    model = nn.Sequential(nn.Tanh(), nn.Linear(4, 2))
+    assert model(np.ones((3, 4))).shape == (3, 2)
+    for _ in range(2):  # the shape that was refused is not remembered as a good one
+        with pytest.raises(ShapeError, match=f"layer 1: .*{message}"):
+            model(np.ones(shape))
