@@ -5,7 +5,7 @@
 #
 # base    a base image made by debootstrap, since no registry of images is asked for anything
 # cpu     the CPU target, on that base
-# run     in it: `train` (digits), then `evaluate`; as uid 1000, with a read-only root file system, without a network
+# run     in it: `train digits_mlp`, then `evaluate`; as uid 1000, with a read-only root file system, without a network
 # cuda    the CUDA target, on the same base (several gigabytes)
 # doctor  in it, without a GPU: names what is missing
 #
@@ -123,7 +123,7 @@ run_in() {
 
 run() {
     rm -rf "$cache/runs"
-    run_in cpu train --run-dir runs/check
+    run_in cpu train digits_mlp --run-dir runs/check
     local owners
     owners=$(find "$cache/runs/check" -printf '%U\n' | sort -u)
     [ "$owners" = 1000 ] || { echo "the run was not written as uid 1000, but: $owners" >&2; return 1; }
@@ -136,7 +136,7 @@ doctor() {
     run_in cuda doctor || echo "doctor: exit code $?"
     local status=0
     rm -rf "$cache/runs/none"
-    run_in cuda train --device cuda --run-dir runs/none || status=$?
+    run_in cuda train digits_mlp --device cuda --run-dir runs/none || status=$?
     echo "train --device cuda: exit code $status"
     [ $status = 4 ] || { echo "expected exit code 4: the device that was asked for is not available" >&2; return 1; }
     [ ! -e "$cache/runs/none" ] || { echo "it left $cache/runs/none behind" >&2; return 1; }

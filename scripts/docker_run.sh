@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs gpubackprop in its container: scripts/docker_run.sh [cpu|cuda] COMMAND [ARGUMENTS]
 #
-#   scripts/docker_run.sh train                                # the embedded digits config, on the CPU
+#   scripts/docker_run.sh train digits_mlp                     # the embedded digits config, on the CPU
 #   scripts/docker_run.sh cuda train /configs/mine.yaml        # on the GPU
 #   scripts/docker_run.sh evaluate runs/digits-mlp/20260131-120000
 #
