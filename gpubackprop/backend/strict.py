@@ -180,12 +180,12 @@ class StrictNamespace:
 
     @property
     def lib(self) -> Any:
-        """`lib.stride_tricks.sliding_window_view`, the one that both have there."""
+        """`lib.stride_tricks.as_strided`, the one there that never waits for the device."""
 
-        def sliding_window_view(x: StrictArray, *args: Any, **kwargs: Any) -> StrictArray:
-            return StrictArray(np.lib.stride_tricks.sliding_window_view(x._host, *args, **kwargs))
+        def as_strided(x: StrictArray, shape: tuple[int, ...], strides: tuple[int, ...]) -> StrictArray:
+            return StrictArray(np.lib.stride_tricks.as_strided(x._host, shape, strides))
 
-        return types.SimpleNamespace(stride_tricks=types.SimpleNamespace(sliding_window_view=sliding_window_view))
+        return types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided))
 
     def __getattr__(self, name: str) -> Any:
         if name not in SHARED:

@@ -130,10 +130,13 @@ def _columns(b: Backend, x: Array, kernel: Pair, out: Pair, lie: Windows) -> Ite
     (top, bottom), (left, right) = padding
     padded = b.xp.zeros((step, top + height + bottom, left + width + right, groups, group_in), x.dtype)
     columns = b.xp.empty((groups, step, p, q, kh, kw, group_in), x.dtype)
-    windows = b.xp.lib.stride_tricks.sliding_window_view(
-        padded, (dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1), axis=(1, 2)
-    )[:, :: stride[0], :: stride[1], :, :, :: dilation[0], :: dilation[1]]
-    windows = windows.transpose(3, 0, 1, 2, 5, 6, 4)  # (G, n, P, Q, KH, KW, C/G), as the columns lie
+    sample, row, column, group, channel = padded.strides
+    # A view with the axes of the columns. (CuPy's sliding_window_view waits for the device to check its arguments.)
+    windows = b.xp.lib.stride_tricks.as_strided(
+        padded,
+        columns.shape,
+        (group, sample, stride[0] * row, stride[1] * column, dilation[0] * row, dilation[1] * column, channel),
+    )
     for samples in slices(n, step):
         count = samples.stop - samples.start
         chunk = padded[:count, top : top + height, left : left + width]
