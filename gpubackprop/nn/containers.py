@@ -21,8 +21,11 @@ class Sequential(Layer):
         self.layers = list(layers)
 
     def children(self) -> dict[str, Layer]:
-        """By index or name."""
-        return {layer.name or str(i): layer for i, layer in enumerate(self.layers)}
+        """By index or name. Raises UsageError where two layers have the same."""
+        children = {layer.name or str(i): layer for i, layer in enumerate(self.layers)}
+        if len(children) < len(self.layers):
+            raise UsageError(f"two layers of one list share a name: the keys are {', '.join(children)}")
+        return children
 
     def infer(self, shape: Shape, scope: dict[str, Shape]) -> Shape:
         """The last layer's output shape."""
@@ -97,6 +100,8 @@ class Parallel(Layer):
     """Branches that all see the input; their outputs are concatenated over the last axis, or added."""
 
     def __init__(self, branches: list[list[Layer]], join: Literal["concat", "add"] = "concat") -> None:
+        if not branches:
+            raise UsageError("branches is empty; parallel needs at least one, and an empty branch is the input itself")
         self.branches = [Sequential(*branch) for branch in branches]
         self.join = join
 
@@ -186,6 +191,8 @@ def joined(shapes: Sequence[Shape], join: str) -> Shape:
     first = shapes[0]
     if join == "add" and any(shape != first for shape in shapes):
         raise ShapeError(f"shapes {', '.join(map(str, shapes))} are added, so must agree")
+    if join == "concat" and () in shapes:
+        raise ShapeError("single numbers have no axis to be concatenated over; put reshape before it")
     if any(shape[:-1] != first[:-1] for shape in shapes):
         raise ShapeError(f"shapes {', '.join(map(str, shapes))} are concatenated, so must agree but for the last axis")
     return first if join == "add" else (*first[:-1], sum(shape[-1] for shape in shapes))

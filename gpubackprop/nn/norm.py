@@ -46,6 +46,8 @@ class BatchNorm(Layer):
         if self.ranks and len(shape) not in self.ranks:
             wanted = " or ".join(map(str, self.ranks))
             raise ShapeError(f"{type(self).__name__} needs samples of {wanted} axes, got {shape}; use BatchNorm")
+        if not shape:
+            raise ShapeError("batch_norm needs (..., C), got single numbers; put reshape before it")
         self.settle("num_features", shape[-1])
         return shape
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from gpubackprop.errors import ShapeError
+from gpubackprop.errors import ShapeError, UsageError
+from gpubackprop.nn.conv import image
 from gpubackprop.nn.layer import Layer, Shape, layers
 from gpubackprop.ops import shape as ops
 from gpubackprop.registry import Positive
@@ -32,7 +33,7 @@ class Reshape(Layer):
 
     def __init__(self, shape: Sequence[int]) -> None:
         if any(size < 1 and size != -1 for size in shape) or list(shape).count(-1) > 1:
-            raise ValueError(f"shape {list(shape)}: sizes must be at least 1, and one of them may be -1")
+            raise UsageError(f"shape {list(shape)}: sizes must be at least 1, and one of them may be -1")
         self.shape = tuple(shape)
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -57,9 +58,7 @@ class PadChannels(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         """(H, W, C) -> (⌈H/s⌉, ⌈W/s⌉, out_channels)."""
-        if len(shape) != 3:
-            raise ShapeError(f"needs images (H, W, C), got {shape}; put reshape before it")
-        height, width, channels = shape
+        height, width, channels = image(shape, "pad_channels")
         if channels > self.out_channels:
             raise ShapeError(f"out_channels is {self.out_channels}, but the input has {channels} already; give more")
         return -(-height // self.stride), -(-width // self.stride), self.out_channels

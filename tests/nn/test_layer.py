@@ -185,6 +185,8 @@ class TestShapeMistakes:
             (lambda: nn.Residual([nn.Linear(None, 4)]), (5,), r"the layers give \(4,\), but the shortcut \(5,\)"),
             (lambda: nn.Parallel([[nn.Linear(None, 4)], []], "add"), (5,), "are added, so must agree"),
             (lambda: nn.Add("x"), (5,), "nothing was saved as 'x' before; saved: nothing"),
+            (lambda: nn.BatchNorm(), (), r"batch_norm needs \(\.\.\., C\), got single numbers"),
+            (lambda: nn.Sequential(nn.Save("x"), nn.Concat("x")), (), "single numbers have no axis"),
         ],
     )
     def test_are_found_before_any_work(self, model, shape, message):
@@ -196,9 +198,17 @@ class TestShapeMistakes:
         with pytest.raises(ShapeError, match=r"layer 1\.head: in_features is 4, but the input has 5"):
             model.build((5,))
 
+    def test_no_branches(self):
+        with pytest.raises(UsageError, match="branches is empty"):
+            nn.Parallel([])
+
+    def test_two_layers_of_one_name(self):
+        with pytest.raises(UsageError, match="share a name: the keys are a"):
+            nn.Sequential(nn.ReLU().named("a"), nn.Linear(3, 3).named("a")).build((3,))
+
     def test_reshape_options(self):
         for wrong in ([0], [-1, -1], [-2]):
-            with pytest.raises(ValueError, match="sizes must be at least 1, and one of them may be -1"):
+            with pytest.raises(UsageError, match="sizes must be at least 1, and one of them may be -1"):
                 nn.Reshape(wrong)
 
 
