@@ -89,4 +89,4 @@ def doctor() -> None:
     for name, value in findings:
         print(f"{name:<{width}}  {value}")
     for remedy in remedies:
-        note(remedy)
+        print(remedy)
