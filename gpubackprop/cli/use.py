@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,9 @@ def evaluate(
         raise UsageError(f"--split: unknown split {split!r}; known: train, validation, test")
     found = Run(run_dir, device).evaluate(split, checkpoint, data)
     if json_:
-        print(json.dumps(found))
+        # JSON knows no infinity, nor a number that is none.
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
+        print(json.dumps(finite))
         return
     for name, value in found.items():
         print(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Run:
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """What was done to inputs, and the names of the classes."""
+        _ = self.config  # imports the plugins, of which a transform may be
         return preprocessing_of(self.files)
 
     @cached_property
@@ -56,7 +58,8 @@ class Run:
         """Validation figures of the best checkpoint, and the test figures where training came to its end."""
         found = dict(checkpoint.load_state(self.checkpoint()).validation)
         for line in read_metrics(self.files.metrics):
-            found |= {name: value for name, value in line.items() if name.startswith("test/")}
+            # null is how metrics.jsonl says that a figure is not finite.
+            found |= {k: nan if v is None else v for k, v in line.items() if k.startswith("test/")}
         return found
 
     def checkpoint(self, name: str | None = None) -> Path:

@@ -209,6 +209,16 @@ class TestEvaluate:
             name: finished.metrics[name] for name in ("test/loss", "test/accuracy")
         }
 
+    def test_a_figure_that_is_no_number(self, gb, tmp_path, rng):
+        x, y = rng.normal(size=(30, 4)), np.arange(30) % 3
+        np.savez(tmp_path / "toy.npz", x_train=x, y_train=y, x_test=np.full((6, 4), np.nan), y_test=y[:6])
+        path = toy.write_config(tmp_path, model=[{"linear": 3}], training={"steps": 2})
+        code, out, _ = gb("train", path, "--run-dir", tmp_path / "run")
+        assert code == 0
+        assert "test/loss nan" in out.splitlines()
+        found = json.loads(gb("evaluate", tmp_path / "run", "--json")[1], parse_constant=pytest.fail)
+        assert found["test/loss"] is None
+
     def test_other_splits_and_checkpoints(self, gb, finished):
         out = gb("evaluate", finished.directory, "--split", "validation", "--checkpoint", "last", "--json")[1]
         last = toy.metrics(finished.directory)[-2]
@@ -241,6 +251,17 @@ class TestEvaluate:
         assert gb("evaluate", finished.directory, "--data", tmp_path / "none.npz")[0] == 2
 
 
+HALVED = """
+from gpubackprop.data import Transform, transforms
+
+
+@transforms.register("test_halved")
+class Halved(Transform):
+    def __call__(self, inputs):
+        return inputs / 2
+"""
+
+
 class TestPredict:
     @pytest.fixture
     def inputs(self, data, tmp_path):
@@ -265,6 +286,19 @@ class TestPredict:
         logits = finished.model(np.load(inputs / "two.npy")[:1].astype(np.float32) / 255)[0].astype(np.float64)
         assert found[0][0] == str(logits.argmax())
         assert float(found[0][1]) == pytest.approx((np.exp(logits) / np.exp(logits).sum()).max(), rel=1e-5)
+
+    def test_a_transform_of_a_plugin(self, inputs):
+        (inputs / "mine.py").write_text(HALVED)
+        section = toy.config(inputs / "toy.npz")["data"] | {"transforms": ["test_halved"]}
+        path = toy.write_config(inputs, plugins=["mine.py"], data=section, training={"steps": 1})
+        for arguments in (
+            ("train", path, "--run-dir", inputs / "run"),
+            ("predict", inputs / "run", inputs / "two.npy"),
+        ):
+            process = toy.command(*arguments)  # of its own, where nobody has imported the plugin yet
+            out, err = process.communicate()
+            assert process.returncode == 0, err
+        assert len(out.splitlines()) == 3
 
     def test_to_files(self, gb, finished, inputs):
         for name in ("p.csv", "p.jsonl"):
