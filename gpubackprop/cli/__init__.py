@@ -43,8 +43,9 @@ def gpubackprop(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    words = given[: given.index("--")] if "--" in given else given
-    sys.exit(_run([word for word in given if word != "--debug"], debug="--debug" in words))
+    end = given.index("--") if "--" in given else len(given)
+    words, literal = given[:end], given[end:]
+    sys.exit(_run([word for word in words if word != "--debug"] + literal, debug="--debug" in words))
 
 
 def _run(arguments: list[str], debug: bool) -> int:
