@@ -22,7 +22,7 @@ def stream_of(path: str, call: int = 0) -> int:
     return (zlib.crc32(path.encode()) + call * 0x9E3779B1) & _LOW
 
 
-def philox(xp: Any, counter: tuple[Array, Array, Array, Array], key: tuple[int, int]) -> tuple[Array, ...]:
+def philox(counter: tuple[Array, Array, Array, Array], key: tuple[int, int]) -> tuple[Array, ...]:
     """Ten rounds of Philox4x32. Counter words: uint64 arrays below 2**32 that broadcast; result likewise."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -41,7 +41,7 @@ def random_bits(xp: Any, seed: int, stream: int, step: int | Array, sample: Arra
     zero = xp.zeros((1, 1), xp.uint64)
     if not isinstance(step, int):
         step = step.astype(xp.uint64)  # uint64 and int64 arrays would meet in float64
-    words = philox(xp, (block + zero, sample + zero, zero + step, zero + (seed >> 32)), (seed & _LOW, stream))
+    words = philox((block + zero, sample + zero, zero + step, zero + (seed >> 32)), (seed & _LOW, stream))
     shape = (sample.shape[0], blocks)
     bits = xp.stack([xp.broadcast_to(word, shape) for word in words], axis=-1)
     return bits.astype(xp.uint32).reshape(shape[0], 4 * blocks)[:, :count]

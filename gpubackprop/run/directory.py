@@ -81,16 +81,6 @@ class RunDirectory:
         """Write `content` aside and rename, with the format's number."""
         write_text(path, json.dumps({"format": FORMAT, **content}, indent=1) + "\n")
 
-    def read_json(self, path: Path) -> dict[str, Any]:
-        """Content of a file that write_json wrote."""
-        try:
-            content: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error})") from error
-        if content.pop("format", None) != FORMAT:
-            raise CheckpointError(f"{path}: not of format {FORMAT}; it was written by another version of gpubackprop")
-        return content
-
     def cut_metrics(self, step: int) -> None:
         """Drop the lines of metrics.jsonl beyond `step`, and the test figures: the resumed run writes them again."""
         if self.metrics.exists():
