@@ -26,9 +26,9 @@ class Metric:
         raise NotImplementedError
 
     def value(self, *totals: float) -> float:
-        """The figure, from the sums over all batches."""
+        """The figure, from the sums over all batches; not a number where nothing counted."""
         total, count = totals
-        return total / count
+        return total / count if count else math.nan
 
     def check(self, output_shape: tuple[int, ...], target_shape: tuple[int, ...]) -> None:
         """Raise ShapeError where this metric cannot compare such outputs with such targets."""

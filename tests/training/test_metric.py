@@ -61,6 +61,10 @@ def test_shapes_that_cannot_be_compared(name, options, output, target, wanted):
         metric.check(output.shape[1:], (7,))
 
 
+def test_nothing_to_count_is_not_a_number():
+    assert np.isnan(figure(metrics["accuracy"](), LOGITS, np.full(4, -100), "cpu", (4,)))
+
+
 def test_sequences_count_every_position():
     output = np.stack([LOGITS, LOGITS])
     target = np.stack([CLASSES, np.array([0, 1, 2, 0])])
