@@ -211,8 +211,7 @@ class Trainer:
         """Loss and metrics on the validation split."""
         assert self.validation is not None
         self.collect()
-        split = (self.validation.batch(0, i) for i in range(len(self.validation)))
-        found = evaluate(self.step.model, self.step.loss, self.metrics, split)
+        found = evaluate(self.step.model, self.step.loss, self.metrics, self.validation.batches())
         self.state.validation = {f"val/{name}": value for name, value in found.items()}
         self.state.logged_at += time.perf_counter() - self._started - self.state.seconds  # not training time
         return self.state.validation
