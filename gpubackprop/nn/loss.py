@@ -225,4 +225,5 @@ def _check_counts(shape: Shape, *given: Array | None) -> None:
 
 
 def _backend_of(array: Any) -> Backend:
-    return choose("cuda")[0] if type(array).__module__.partition(".")[0] == "cupy" else NumpyBackend()
+    is_cupy = type(array).__module__.partition(".")[0] == "cupy"
+    return choose(f"cuda:{array.device.id}")[0] if is_cupy else NumpyBackend()
