@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
+import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, MappingStartEvent, ScalarEvent, SequenceStartEvent
@@ -60,6 +61,8 @@ class Node:
             return cls({str(key): cls.of(item, mark) for key, item in value.items()}, mark)
         if isinstance(value, list | tuple):
             return cls([cls.of(item, mark) for item in value], mark)
+        if isinstance(value, np.generic):  # of np.logspace and the like
+            value = value.item()
         return cls(os.fspath(value) if isinstance(value, os.PathLike) else value, mark)
 
     def plain(self) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from gpubackprop.config.document import Problems, parse
@@ -127,6 +128,11 @@ def test_a_text_that_is_no_override(text, line):
     read_overrides([text], problems)
     (found,) = map(str, problems)
     assert found.startswith(line)
+
+
+def test_numpys_numbers_are_numbers():
+    ((_, value),) = read_overrides({"optimizer.lr": np.float64(0.5)}, Problems())
+    assert type(value.plain()) is float
 
 
 def test_overrides_from_python_are_values():
