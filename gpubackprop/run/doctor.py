@@ -86,10 +86,10 @@ def _gpu() -> tuple[Findings, list[str]]:
         reason = "" if driver else "; and this machine shows no NVIDIA driver"
         findings.append(("GPU", "not usable: CuPy is not installed" + reason))
         return findings, [f"GPU: to train on one: pip install 'gpubackprop[{extra}]'{_driver_line(driver)}"]
-    return _devices(findings, driver, extra)
+    return _devices(findings, driver, wheels[0].split()[0])
 
 
-def _devices(findings: Findings, driver: str | None, extra: str) -> tuple[Findings, list[str]]:
+def _devices(findings: Findings, driver: str | None, wheel: str) -> tuple[Findings, list[str]]:
     from gpubackprop.backend.cuda import CupyBackend, device_count
 
     try:
@@ -97,11 +97,11 @@ def _devices(findings: Findings, driver: str | None, extra: str) -> tuple[Findin
     except DeviceError as error:
         findings.append(("GPU", f"not usable: {error}"))
         if driver and "cudaErrorInsufficientDriver" in str(error):
-            return findings, [
-                f"GPU: driver {driver} is too old for this CuPy: update it, or pip install 'gpubackprop[cuda12]'"
-            ]
+            older = f"pip uninstall -y {wheel} && pip install 'gpubackprop[cuda12]'"
+            instead = f", or {older}" if wheel == "cupy-cuda13x" else ""
+            return findings, [f"GPU: driver {driver} is too old for this CuPy: update it{instead}"]
         if "lib" in str(error) or "not installed" in str(error):
-            return findings, [f"GPU: a CUDA library is missing: pip install --force-reinstall 'gpubackprop[{extra}]'"]
+            return findings, [f"GPU: a CUDA library is missing: pip install --force-reinstall '{wheel}[ctk]'"]
         return findings, [f"GPU: CUDA sees none{_driver_line(driver)}"]
     findings += [("GPU", CupyBackend(index).describe()) for index in range(count)]
     findings += [

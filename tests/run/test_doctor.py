@@ -79,14 +79,21 @@ def test_a_driver_that_is_too_old(machine):
     found, (remedy,) = machine("cupy-cuda13x", driver="550.54.15", count=fails(reason))
     assert found["GPU"] == f"not usable: no usable NVIDIA GPU: {reason}"
     assert "driver 550.54.15 is too old" in remedy
-    assert "pip install 'gpubackprop[cuda12]'" in remedy
+    # Two CuPy wheels would shadow each other.
+    assert remedy.endswith("or pip uninstall -y cupy-cuda13x && pip install 'gpubackprop[cuda12]'")
+
+
+def test_a_driver_that_is_too_old_for_any(machine):
+    reason = "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version"
+    _, (remedy,) = machine("cupy-cuda12x", driver="470.57.02", count=fails(reason))
+    assert remedy == "GPU: driver 470.57.02 is too old for this CuPy: update it"
 
 
 def test_a_library_that_is_missing(machine):
     reason = "libcudart.so.13: cannot open shared object file: No such file or directory"
     found, (remedy,) = machine("cupy-cuda13x", driver="580.65.06", count=fails(reason))
     assert reason in found["GPU"]
-    assert "pip install --force-reinstall 'gpubackprop[cuda13]'" in remedy
+    assert "pip install --force-reinstall 'cupy-cuda13x[ctk]'" in remedy
 
 
 def test_a_driver_without_a_device(machine):
