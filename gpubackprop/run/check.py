@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from os import PathLike
 from typing import Any
 
@@ -19,6 +20,7 @@ from gpubackprop.errors import ConfigError, DataError, ShapeError
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.layer import Layer, Shape
 from gpubackprop.nn.loss import Loss
+from gpubackprop.nn.norm import BatchNorm
 from gpubackprop.optim.plateau import Plateau
 from gpubackprop.parameters import Parameters
 from gpubackprop.training.metric import Metric
@@ -119,6 +121,7 @@ class _Parts:
                 self.guard(component, partial(loss.check, output, target, classes))
             for component, metric in metrics:
                 self.guard(component, partial(metric.check, output, target))
+        self.single_samples()
         self.monitored(values.get("training"), values.get("schedule"))
         self.updates(values.get("training"), values.get("optimizer"), values.get("schedule"))
 
@@ -162,6 +165,21 @@ class _Parts:
             mark, path = (origin.mark, origin.path) if isinstance(origin, Component) else (Mark("config"), key)
             self.problems.add(mark, path, inner.reason)
             return None
+
+    def single_samples(self) -> None:
+        """Batch norm cannot train on one value per channel; the first such batch may come after hours."""
+        if self.info is None or self.options is None or self.model is None:
+            return
+        rest = self.info.counts["train"] % self.options.batch_size
+        if self.options.batch_size > 1 and (rest != 1 or self.options.drop_last):
+            return
+        remedy = "change data.batch_size" + ("" if self.options.batch_size == 1 else ", or set data.drop_last: true")
+        for _, layer in self.model.walk():
+            if isinstance(layer, BatchNorm) and layer.shapes and prod(layer.shapes[0][:-1]) == 1:
+                origin = layer.origin
+                if isinstance(origin, Component):
+                    message = f"the last training batch is a single sample, which has no variance; {remedy}"
+                    self.problems.add(origin.mark, origin.path, message)
 
     def monitored(self, training: Component | None, schedule: Component | None) -> None:
         """Whatever looks at a figure must have one."""

@@ -201,6 +201,16 @@ class TestMistakes:
         assert [key for key, _ in problems(config)] == ["training.monitor", "training.early_stopping", "schedule"]
         make_plan(config, {"training.monitor": "train/loss"})
 
+    def test_batch_norm_of_a_single_sample(self, data):
+        section = toy.config(data)["data"] | {"batch_size": 47}  # of 48
+        config = toy.config(data, data=section, model=["flatten", {"residual": ["batch_norm"]}, {"linear": 3}])
+        ((key, message),) = problems(config)
+        assert key == "model.1.residual.layers.0.batch_norm"
+        assert message.endswith("change data.batch_size, or set data.drop_last: true")
+        make_plan(config, {"data.drop_last": True})
+        make_plan(config, {"data.batch_size": 46})
+        make_plan(toy.config(data, data=section, model=toy.CNN))  # many values per channel
+
     def test_a_warmup_longer_than_the_training_is_noted(self, data):
         long = toy.config(data, schedule={"type": "cosine", "warmup": 18})
         (note,) = make_plan(long).notes
