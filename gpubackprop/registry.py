@@ -54,6 +54,7 @@ NonNegative = Annotated[int, Range(ge=0)]
 PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]
 Fraction = Annotated[float, Range(ge=0, lt=1)]  #: in [0, 1)
+Share = Annotated[float, Range(ge=0, le=1)]  #: in [0, 1]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpubackprop.errors import UsageError
+
 #: An array of whichever backend is in use: `numpy.ndarray`, `cupy.ndarray` or the strict test array.
 Array = Any
 HostArray = npt.NDArray[Any]
@@ -83,7 +85,9 @@ class NumpyBackend(Backend):
         return erf(x)
 
     def from_host(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
-        """The array itself where its dtype is right already."""
+        """The array itself where its dtype is right already. Raises UsageError for an array on a GPU."""
+        if hasattr(array, "__cuda_array_interface__"):
+            raise UsageError("the array is on a GPU, the model on the CPU; build the model with device='cuda'")
         return np.asarray(array, dtype)
 
     def to_host(self, array: Array) -> HostArray:

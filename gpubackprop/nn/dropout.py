@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpubackprop.backend.philox import stream_of
 from gpubackprop.nn.layer import Layer, layers
 from gpubackprop.ops.dropout import dropout
-from gpubackprop.registry import Fraction
+from gpubackprop.registry import Share
 from gpubackprop.tape import Tensor
 
 
@@ -17,7 +17,7 @@ class Dropout(Layer):
     on every device, and in micro-batches as in one batch.
     """
 
-    def __init__(self, p: Fraction = 0.5) -> None:
+    def __init__(self, p: Share = 0.5) -> None:
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend import Array, Backend, NumpyBackend, choose
+from gpubackprop.backend import Array, Backend, HostArray, NumpyBackend, choose
 from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.layer import Shape
 from gpubackprop.ops import loss as ops
-from gpubackprop.registry import Fraction, PositiveFloat, Registry
+from gpubackprop.registry import PositiveFloat, Registry, Share
 from gpubackprop.tape import Op, Tape, Tensor
 
 
@@ -34,6 +34,9 @@ class Loss:
         `classes` is how many the data has, where that is known.
         """
         raise NotImplementedError(f"{type(self).__name__}.check")
+
+    def check_targets(self, target: HostArray) -> None:
+        """Raise UsageError for targets (N, ...), on the host still, whose values make no sense to this loss."""
 
     def __call__(self, output: Any, target: Any) -> Any:
         """The mean loss of arrays, shape (); NumPy in, NumPy out, and CuPy likewise."""
@@ -62,7 +65,7 @@ class CrossEntropyLoss(Loss):
     """
 
     def __init__(
-        self, weight: Sequence[float] | None = None, ignore_index: int = -100, label_smoothing: Fraction = 0.0
+        self, weight: Sequence[float] | None = None, ignore_index: int = -100, label_smoothing: Share = 0.0
     ) -> None:
         self.weight = _Constant.of(weight)
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
@@ -75,16 +78,25 @@ class CrossEntropyLoss(Loss):
         if target.dtype.kind not in "iu":
             raise UsageError(f"{self.name} needs class numbers, integers, as targets; got {target.dtype}")
         _check_counts(target.shape, weight, mask)
-        return _run(
-            ops.cross_entropy,
-            output,
-            target,
-            _Constant.on(self.weight, output),
-            weight,
-            mask,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-        )
+        arrays = (output, target, _Constant.on(self.weight, output), weight, mask)
+        try:
+            return _run(
+                ops.cross_entropy, *arrays, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing
+            )
+        except IndexError as error:  # NumPy's; a GPU does not look
+            classes = output.shape[-1]
+            raise UsageError(
+                f"{self.name}: a target is none of the model's {classes} classes, 0 to {classes - 1}"
+            ) from error
+
+    def check_targets(self, target: HostArray) -> None:
+        """No negative class but ignore_index: as an index it would silently count from the end."""
+        if target.dtype.kind == "i" and target.size and target.min() < 0:
+            wrong = target[(target < 0) & (target != self.ignore_index)]
+            if wrong.size:
+                raise UsageError(
+                    f"{self.name}: target {wrong[0]}; classes count from 0, and {self.ignore_index} is left out"
+                )
 
     def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
         """Outputs (..., V) with V at least the number of classes, targets (...)."""

@@ -11,7 +11,7 @@ from gpubackprop.nn.init import ones, zeros
 from gpubackprop.nn.layer import Layer, Shape, layers
 from gpubackprop.ops.norm import batch_norm, batch_norm_inference, layer_norm, update_statistics
 from gpubackprop.parameters import Buffer, Param
-from gpubackprop.registry import Fraction, Inferred, Positive, PositiveFloat
+from gpubackprop.registry import Inferred, Positive, PositiveFloat, Share
 from gpubackprop.tape import Tensor
 
 
@@ -34,7 +34,7 @@ class BatchNorm(Layer):
         self,
         num_features: Inferred[Positive] = None,
         eps: PositiveFloat = 1e-5,
-        momentum: Fraction | None = 0.1,
+        momentum: Share | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
     ) -> None:

@@ -15,7 +15,7 @@ def dropout_forward(
 ) -> tuple[Array, Any]:
     """x (N, ...), samples (N,) integers, step a number or 0-d array -> y (N, ...) = x mask / (1 - p).
 
-    Each element is zeroed with probability p < 1; Srivastava et al. 2014, scaled in training as PyTorch does.
+    Each element is zeroed with probability p; Srivastava et al. 2014, scaled in training as PyTorch does.
     """
     mask = dropout_mask(b, x.shape, samples, step, p=p, seed=seed, stream=stream)
     return _apply(mask, x, p), (mask, p)
@@ -37,7 +37,7 @@ def dropout_mask(
 
 def _apply(mask: Array, x: Array, p: float) -> Array:
     y = mask.astype(x.dtype)
-    y *= 1 / (1 - p)
+    y *= 1 / (1 - p) if p < 1 else 0.0
     y *= x
     return y
 

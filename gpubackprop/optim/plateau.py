@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from gpubackprop.errors import CheckpointError
-from gpubackprop.optim.schedule import Schedule, Share, schedules
-from gpubackprop.registry import Fraction, Given, Inferred, NonNegative, NonNegativeFloat
+from gpubackprop.optim.schedule import Schedule, schedules
+from gpubackprop.registry import Fraction, Given, Inferred, NonNegative, NonNegativeFloat, Share
 
 
 @schedules.register("plateau")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from math import cos, pi
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from gpubackprop.registry import (
     Fraction,
@@ -19,11 +19,9 @@ from gpubackprop.registry import (
     NonNegativeFloat,
     Positive,
     PositiveFloat,
-    Range,
     Registry,
+    Share,
 )
-
-Share: TypeAlias = Annotated[float, Range(ge=0, le=1)]
 
 
 class Schedule:

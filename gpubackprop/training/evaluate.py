@@ -21,7 +21,7 @@ def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Itera
     losses = Totals(backend.xp)
     totals = [Totals(backend.xp) for _ in metrics]
     for host in batches:
-        batch = on_device(model, host)
+        batch = on_device(model, loss, host)
         output, total, weight = batch_loss(model, loss, Tape(backend), batch)
         losses.add([total.value, weight.value])
         for metric, so_far in zip(metrics, totals, strict=True):

@@ -69,9 +69,16 @@ class TopKAccuracy(_ByClass):
 
     def sums(self, xp: Any, output: Array, target: Array) -> tuple[Array, Array]:
         """output (..., V), target (...) -> hits, count."""
-        index = xp.maximum(target, 0)[..., None]
-        above = (output > xp.take_along_axis(output, index, axis=-1)).sum(axis=-1)
-        return ((above < self.k) & (target >= 0)).sum(), (target >= 0).sum()
+        own = xp.take_along_axis(output, xp.maximum(target, 0)[..., None], axis=-1)
+        # Logits that tie with the target's stand before it, and one that is not a number is no hit.
+        before = (~(output < own)).sum(axis=-1) - 1
+        return ((before < self.k) & (target >= 0)).sum(), (target >= 0).sum()
+
+    def check(self, output_shape: tuple[int, ...], target_shape: tuple[int, ...]) -> None:
+        """Outputs (..., V) with V above k, targets (...)."""
+        super().check(output_shape, target_shape)
+        if self.k >= output_shape[-1]:
+            raise ShapeError(f"{self.name} of {output_shape[-1]} outputs is always 1; lower k")
 
 
 @metrics.register("binary_accuracy")

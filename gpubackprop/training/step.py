@@ -50,7 +50,7 @@ class TrainStep:
 
     def __call__(self, *data: Any) -> Array:
         """One update on (x, target), a batch, or a list of batches."""
-        batches = [on_device(self.model, batch) for batch in as_batches(data)]
+        batches = [on_device(self.model, self.loss, batch) for batch in as_batches(data)]
         self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
         self.optimizer.prepare()
         return self._update(batches)
@@ -77,7 +77,7 @@ def value_and_grad(model: Layer, loss: Loss, x: Any, target: Any, *, step: int =
     first key. Parameters and buffers stay as they were. `step` is what dropout masks are a function of.
     """
     built = _built_for(model, x)
-    losses, weight, _ = accumulate(model, loss, [on_device(model, {"inputs": x, "targets": target})], step)
+    losses, weight, _ = accumulate(model, loss, [on_device(model, loss, {"inputs": x, "targets": target})], step)
     give = (lambda a: a) if built.backend.owns(x) else built.backend.to_host
     params = built.parameters
     grads = {s.name: give(s.param.to_torch(s.param.grad / weight)) for s in params.segments if s.param.needs_grad}
@@ -137,13 +137,18 @@ def as_batches(data: Sequence[Any]) -> Sequence[Batch]:
     raise UsageError("a step takes (x, target), one batch of named arrays, or a non-empty list of batches")
 
 
-def on_device(model: Layer, batch: Batch) -> dict[str, Array]:
-    """The batch's arrays on the model's device: inputs and float arrays in its precision, integers as int64."""
+def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
+    """The batch's arrays on the model's device: inputs and float arrays in its precision, integers as int64.
+
+    Raises UsageError, ShapeError where the arrays do not fit together, the model or the loss.
+    """
     built = _built_for(model, batch["inputs"])
     count = np.shape(batch["inputs"])[0]
     for name, array in batch.items():
         if np.shape(array)[:1] != (count,):
             raise UsageError(f"batch[{name!r}] has shape {np.shape(array)}, but inputs holds {count} samples")
+    if isinstance(batch["targets"], np.ndarray):  # on the host still, where looking at values waits for nothing
+        loss.check_targets(batch["targets"])
     return {
         name: model.as_input(array) if name == "inputs" else _plain(built.backend, array, built.parameters.dtype)
         for name, array in batch.items()
@@ -151,7 +156,7 @@ def on_device(model: Layer, batch: Batch) -> dict[str, Array]:
 
 
 def _plain(backend: Backend, array: Any, dtype: Any) -> Array:
-    here = array if backend.owns(array) else backend.from_host(np.asarray(array))
+    here = array if backend.owns(array) else backend.from_host(array)
     kind = np.dtype(here.dtype).kind
     wanted = np.dtype(dtype) if kind == "f" else np.dtype(np.int64) if kind in "iu" else np.dtype(here.dtype)
     return here if here.dtype == wanted else here.astype(wanted)

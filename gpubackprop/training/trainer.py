@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import mul
 from typing import Any, Literal, Protocol, TypeAlias
 
 from gpubackprop.backend import Array
@@ -26,7 +27,7 @@ class State:
 
     step: int = 0  #: updates done
     seconds: float = 0.0  #: time spent in training so far
-    samples: int = 0  #: samples seen since the last log line
+    counts: list[int] = field(default_factory=list)  #: samples of each step since the last log line
     logged_at: float = 0.0  #: `seconds` at the last log line
     losses: list[float] = field(default_factory=list)  #: of each step since the last log line
     best: float | None = None  #: the monitored figure of the best checkpoint
@@ -116,7 +117,7 @@ class Trainer:
             self.set_rate()
             self._pending.append(self.step(batches))
             state.step += 1
-            state.samples += sum(len(batch["inputs"]) for batch in batches)
+            state.counts.append(sum(len(batch["inputs"]) for batch in batches))
             self._tell()
             if self._checkpoint_every(self):
                 self.checkpoint(f"step-{state.step:08d}", "last")
@@ -191,20 +192,20 @@ class Trainer:
         self.state.seconds = time.perf_counter() - self._started
 
     def log(self) -> Record:
-        """Mean loss, learning rate and speed since the last line."""
+        """Mean loss of the samples, learning rate and speed since the last line."""
         self.collect()
         state = self.state
         if not state.losses:
             return {}
-        elapsed = state.seconds - state.logged_at
+        elapsed, samples = state.seconds - state.logged_at, sum(state.counts)
         record = {
-            "train/loss": sum(state.losses) / len(state.losses),
+            "train/loss": sum(map(mul, state.losses, state.counts)) / samples,
             "lr": self.step.optimizer.lr,
-            "samples_per_sec": state.samples / elapsed if elapsed > 0 else 0.0,
+            "samples_per_sec": samples / elapsed if elapsed > 0 else 0.0,
         }
         if self.step.grad_norm is not None:
             record["grad_norm"] = float(self.step.model.built.backend.to_host(self.step.grad_norm))
-        state.losses, state.samples, state.logged_at = [], 0, state.seconds
+        state.losses, state.counts, state.logged_at = [], [], state.seconds
         return record
 
     def validate(self) -> Record:

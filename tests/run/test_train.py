@@ -126,6 +126,21 @@ class TestMetrics:
         means = [line["train/loss"] for line in toy.metrics(second.directory)[:-1]]
         assert means == pytest.approx([np.mean(losses[:4]), np.mean(losses[4:])], rel=1e-14)
 
+    def test_a_smaller_batch_counts_as_many_as_it_has_samples(self, tmp_path, rng):
+        arrays = {"train": (rng.normal(size=(10, 4)), rng.integers(0, 2, 10))}
+        config = {
+            "data": {"type": "arrays", "validation": 0, "batch_size": 8},
+            "model": [{"linear": 2}],
+            "loss": "cross_entropy",
+            "optimizer": "sgd",
+        }
+        losses = []
+        for log_every in (1, 2):
+            training = {"epochs": 1, "log_every": log_every}
+            run = gbp.train({**config, "training": training}, data=arrays, run_dir=tmp_path / str(log_every))
+            losses.append([line["train/loss"] for line in toy.metrics(run.directory)])
+        assert losses[1] == pytest.approx([0.8 * losses[0][0] + 0.2 * losses[0][1]], rel=1e-12)
+
     def test_grad_norm_is_logged_where_it_is_known(self, data, tmp_path):
         run = gbp.train(toy.config(data, training={"steps": 2, "clip_norm": 1.0}), run_dir=tmp_path)
         assert toy.metrics(run.directory)[0]["grad_norm"] > 0

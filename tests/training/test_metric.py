@@ -22,12 +22,21 @@ TABLE = [
     ("accuracy", {}, LOGITS, CLASSES, 1 / 3),
     ("top_k_accuracy", {"k": 2}, LOGITS, CLASSES, 1.0),
     ("top_k_accuracy", {"k": 1}, LOGITS, CLASSES, 1 / 3),
-    ("top_k_accuracy", {}, LOGITS, CLASSES, 1.0),
     ("binary_accuracy", {}, VALUES, np.array([[1.0], [1.0], [1.0]]), 2 / 3),
     ("mae", {}, VALUES, TARGETS, 2.5 / 3),
     ("mse", {}, VALUES, TARGETS, 4.25 / 3),
     ("rmse", {}, VALUES, TARGETS, (4.25 / 3) ** 0.5),
 ]
+
+
+def test_top_k_counts_neither_ties_nor_what_is_no_number():
+    output = np.array([[1.0, 1.0, 0.0], [np.nan, 0.0, 1.0], [2.0, 1.0, 0.0]])
+    assert figure(metrics["top_k_accuracy"](k=1), output, np.zeros(3, int), "cpu", (3,)) == 1 / 3
+
+
+def test_top_k_of_fewer_outputs_is_refused():
+    with pytest.raises(ShapeError, match="top_3_accuracy of 3 outputs is always 1"):
+        metrics["top_k_accuracy"](k=3).check((3,), ())
 
 
 def figure(metric, output, target, device, sizes):

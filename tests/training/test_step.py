@@ -170,3 +170,29 @@ class TestValueAndGrad:
         model.layers[0].weight.needs_grad = False
         _, grads = value_and_grad(model, nn.CrossEntropyLoss(), x, target)
         assert list(grads) == ["0.bias", "3.weight", "3.bias"]
+
+
+@pytest.mark.parametrize(("wrong", "message"), [(-1, "target -1; classes count from 0"), (3, "3 classes, 0 to 2")])
+def test_a_target_that_is_no_class_is_an_error(rng, wrong, message):
+    x, target = batch(4, rng, (6,), 3)
+    target[2] = wrong
+    with pytest.raises(UsageError, match=message):
+        value_and_grad(plain(), nn.CrossEntropyLoss(), x, target)
+
+
+def test_ignored_targets_are_left_out(rng):
+    x, target = batch(4, rng, (6,), 3)
+    model, kept = plain(dropout=0.0), target != target[0]
+    masked = np.where(kept, target, -100)
+    loss, _ = value_and_grad(model, nn.CrossEntropyLoss(), x, masked)
+    only, _ = value_and_grad(model, nn.CrossEntropyLoss(), x[kept], target[kept])
+    np.testing.assert_allclose(loss, only, rtol=1e-12)
+
+
+def test_an_array_of_a_gpu_is_refused_by_a_model_on_the_cpu():
+    class OnGPU:
+        __cuda_array_interface__ = {}  # noqa: RUF012  # as CuPy's: what the check looks for
+        shape = (4, 6)
+
+    with pytest.raises(UsageError, match="device='cuda'"):
+        plain()(OnGPU())
