@@ -37,7 +37,7 @@ RUN /opt/gpubackprop/bin/pip install --no-cache-dir --no-deps --no-index /opt/gp
     && install -d -o 1000 -g 1000 /runs /data
 # With a read-only root only /runs and /tmp are written: home and caches lie in /tmp, whoever the user is. The working
 # directory is /, so that a config's `runs/` and `data/` are the mounted folders.
-ENV PATH=/opt/gpubackprop/bin:$PATH HOME=/tmp XDG_CACHE_HOME=/tmp/cache NUMBA_CACHE_DIR=/tmp/cache/numba \
+ENV PATH=/opt/gpubackprop/bin:$PATH HOME=/tmp XDG_CACHE_HOME=/tmp/cache \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 1000:1000
 WORKDIR /
@@ -51,7 +51,7 @@ RUN /opt/gpubackprop/bin/pip install --no-cache-dir --no-deps --no-index /opt/gp
     && install -d -o 1000 -g 1000 /runs /data
 # The first two tell the NVIDIA Container Toolkit what to hand in; bases other than NVIDIA's do not set them.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    PATH=/opt/gpubackprop/bin:$PATH HOME=/tmp XDG_CACHE_HOME=/tmp/cache NUMBA_CACHE_DIR=/tmp/cache/numba \
+    PATH=/opt/gpubackprop/bin:$PATH HOME=/tmp XDG_CACHE_HOME=/tmp/cache \
     CUPY_CACHE_DIR=/tmp/cache/cupy PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 1000:1000
 WORKDIR /

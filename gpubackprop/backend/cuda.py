@@ -78,7 +78,7 @@ def device_count() -> int:
         # cupy.is_available() swallows the reason; this call raises it.
         count: int = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # CuPy's wheels raise different classes where the driver's library is missing
-        raise DeviceError(f"no usable NVIDIA GPU: {str(error).splitlines()[0]}") from error
+        raise DeviceError(f"no usable NVIDIA GPU: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     if count == 0:
         raise DeviceError(
             "no usable NVIDIA GPU: cudaErrorNoDevice: CUDA sees no device (is CUDA_VISIBLE_DEVICES empty?)"

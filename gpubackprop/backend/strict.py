@@ -175,6 +175,12 @@ def _index(key: Any) -> Any:
     return parts if any(part is Ellipsis for part in parts) else (*parts, Ellipsis)
 
 
+def _where(*args: Any) -> Any:
+    if len(args) == 1:
+        _refuse_wait("where of a condition alone: its shape depends on data,")
+    return _wrap(np.where(*_unwrap(args)))
+
+
 class StrictNamespace:
     """NumPy's functions that CuPy shares, taking and giving StrictArrays."""
 
@@ -191,6 +197,8 @@ class StrictNamespace:
         if name not in SHARED:
             raise AttributeError(f"{name!r} is not among the functions that NumPy and CuPy share (backend/strict.py)")
         thing = getattr(np, name)
+        if name == "where":
+            return _where
         if isinstance(thing, types.FunctionType | types.BuiltinFunctionType | np.ufunc) or hasattr(
             thing, "__wrapped__"
         ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -71,7 +72,7 @@ def _gpu() -> tuple[Findings, list[str]]:
     wheels = sorted(
         f"{found.metadata['Name']} {found.version}"
         for found in metadata.distributions()
-        if (found.metadata["Name"] or "").startswith("cupy")
+        if re.fullmatch(r"cupy|cupy-cuda\d+x|cupy-rocm.*", found.metadata["Name"] or "")
     )
     findings = [
         ("NVIDIA driver", driver or "none"),
@@ -92,6 +93,8 @@ def _gpu() -> tuple[Findings, list[str]]:
 def _devices(findings: Findings, driver: str | None, wheel: str) -> tuple[Findings, list[str]]:
     from gpubackprop.backend.cuda import CupyBackend, device_count
 
+    libraries, missing = _libraries()
+    findings += libraries
     try:
         count = device_count()
     except DeviceError as error:
@@ -104,13 +107,25 @@ def _devices(findings: Findings, driver: str | None, wheel: str) -> tuple[Findin
             return findings, [f"GPU: a CUDA library is missing: pip install --force-reinstall '{wheel}[ctk]'"]
         return findings, [f"GPU: CUDA sees none{_driver_line(driver)}"]
     findings += [("GPU", CupyBackend(index).describe()) for index in range(count)]
-    findings += [
-        (
-            "cuDNN",
-            version_of("nvidia-cudnn-cu13") or version_of("nvidia-cudnn-cu12") or "not installed (not needed yet)",
-        )
-    ]
+    if missing:
+        return findings, [f"GPU: {', '.join(missing)} cannot be loaded: pip install --force-reinstall '{wheel}[ctk]'"]
     return findings, []
+
+
+def _libraries() -> tuple[Findings, list[str]]:
+    """The CUDA libraries that CuPy loads when they are first needed, where they are; and those that are not there."""
+    try:
+        from cuda import pathfinder
+    except ImportError:  # CuPy's own dependency since version 14
+        return [("CUDA libraries", "unknown: cuda-pathfinder is not installed")], []
+    findings, missing = [], []
+    for name in ("cudart", "nvrtc", "cublas", "curand"):
+        try:
+            findings.append((name, str(pathfinder.load_nvidia_dynamic_lib(name).abs_path)))
+        except (RuntimeError, OSError):  # not found, or found and not to be loaded
+            findings.append((name, "not found"))
+            missing.append(name)
+    return findings, missing
 
 
 def _driver_line(driver: str | None) -> str:

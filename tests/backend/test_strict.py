@@ -55,6 +55,7 @@ class TestInsideAStep:
             lambda b, x: bool(x[0, 0]),
             lambda b, x: x[0, 0].item(),
             lambda b, x: x[x > 1],
+            lambda b, x: b.xp.where(x > 1),
             lambda b, x: b.to_host(x),
         ],
     )

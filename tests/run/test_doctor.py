@@ -96,6 +96,23 @@ def test_a_library_that_is_missing(machine):
     assert "pip install --force-reinstall 'cupy-cuda13x[ctk]'" in remedy
 
 
+def test_cuda_libraries_are_looked_for_before_they_are_needed(machine, monkeypatch):
+    def load(name):
+        if name == "nvrtc":
+            raise RuntimeError("no such library")
+        return types.SimpleNamespace(abs_path=f"/cuda/lib{name}.so")
+
+    cuda = types.SimpleNamespace(pathfinder=types.SimpleNamespace(load_nvidia_dynamic_lib=load))
+    monkeypatch.setitem(sys.modules, "cuda", cuda)
+    monkeypatch.setattr("gpubackprop.backend.cuda.CupyBackend.__init__", lambda self, index: None)
+    monkeypatch.setattr("gpubackprop.backend.cuda.CupyBackend.describe", lambda self: "cuda:0 (a GPU)")
+    found, (remedy,) = machine("cupy-cuda13x", "cupy-xarray", driver="580.65.06", count=lambda: 1)
+    assert found["cublas"] == "/cuda/libcublas.so"
+    assert found["nvrtc"] == "not found"
+    assert found["GPU"] == "cuda:0 (a GPU)"
+    assert remedy == "GPU: nvrtc cannot be loaded: pip install --force-reinstall 'cupy-cuda13x[ctk]'"
+
+
 def test_a_driver_without_a_device(machine):
     found, (remedy,) = machine("cupy-cuda13x", driver="580.65.06", count=lambda: 0)
     assert "cudaErrorNoDevice" in found["GPU"]
