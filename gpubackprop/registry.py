@@ -59,8 +59,9 @@ Share = Annotated[float, Range(ge=0, le=1)]  #: in [0, 1]
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'relu'?"` where some known word is close, else an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), names, n=1)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 class Registry(Generic[T]):

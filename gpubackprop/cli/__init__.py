@@ -114,5 +114,8 @@ def complain(message: str, code: int) -> int:
 
 
 def note(line: str) -> None:
-    """Something the user should know that is not the answer: stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """Something the user should know that is not the answer: stderr, while somebody reads it."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:  # `2>&1 | head`: a training goes on, and has its train.log
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

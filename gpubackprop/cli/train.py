@@ -29,7 +29,6 @@ def train(
     """Train a network: give CONFIG, or --resume RUN_DIR."""
     if (config is None) == (resume is None):
         raise UsageError("train takes exactly one of CONFIG and --resume RUN_DIR; try: gpubackprop train digits_mlp")
-    from gpubackprop.run import templates
     from gpubackprop.run import train as training
 
     overrides = list(set_ or []) + ([f"device={device}"] if device else [])
@@ -38,7 +37,7 @@ def train(
             raise UsageError("--run-dir does not go with --resume: the run goes on in its own directory")
         run = training.resume(resume, overrides, progress=True, say=note)
     else:
-        run = training.train(templates.find(config or ""), overrides, run_dir=run_dir, progress=True, say=note)
+        run = training.train(config or "", overrides, run_dir=run_dir, progress=True, say=note)
     for name, value in run.metrics.items():
         print(f"{name} {value:.4f}")
     print(f"run directory: {run.directory}")

@@ -244,7 +244,8 @@ class Checker:
         if not complete:
             return None
         broken = len(self.problems) > before or any(value is BAD for value in options.values())
-        component = Component(cls, options, mark, path, broken=broken)
+        marks = {key: node.mark for key, node in given.value.items()}
+        component = Component(cls, options, mark, path, broken=broken, marks=marks)
         return component if broken else self._tried(component)
 
     def options(

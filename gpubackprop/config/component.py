@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -28,6 +28,11 @@ class Component:
     name: str | None = None  #: what the config calls this layer
     broken: bool = False  #: a mistake was reported (other than in `common`); defaults stand in for what was wrong
     common: Component | None = field(default=None, repr=False)  #: options of a second signature (`data`)
+    marks: Mapping[str, Mark] = field(default_factory=dict, repr=False)  #: where each option that was given stands
+
+    def place(self, option: str) -> tuple[Mark, str]:
+        """(mark, dotted path) for what is wrong with an option; the component's own where it was not given."""
+        return (self.marks[option], f"{self.path}.{option}") if option in self.marks else (self.mark, self.path)
 
     def build(self, *given: Any) -> Any:
         """A new object of the class, with everything below it.

@@ -20,6 +20,7 @@ from gpubackprop.data.transform import Transform, as_input, from_state, state_of
 from gpubackprop.errors import CheckpointError, DataError
 
 FORMAT = 1
+DIM = 64  #: pixels none of which is as bright as this are on another scale, most likely
 IGNORED = -100  #: the target that losses leave out, as PyTorch's ignore_index
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  #: Pillow's name for images of so many channels
 
@@ -51,6 +52,9 @@ class Preprocessing:
         shape = tuple(split.inputs.shape[1:])
         if shape != self.input_shape:
             raise DataError(f"{where}: samples of shape {shape}; the model takes {self.input_shape}")
+        for what, array in (("inputs", split.inputs), ("targets", split.targets)):
+            if (bad := first_not_finite(array)) is not None:
+                raise DataError(f"{where}: {what} of sample {bad} hold a number that is not finite; mend or drop it")
         labels = None if self.classes is None else split.labels()
         if labels is not None and (strange := labels[(labels < 0) & (labels != IGNORED)]).size:
             raise DataError(f"{where}: class {strange[0]}; classes count from 0, and {IGNORED} leaves a sample out")
@@ -91,6 +95,17 @@ class Preprocessing:
             raise CheckpointError(f"preprocessing.json: damaged ({error})") from error
 
 
+def first_not_finite(array: Array, at_once: int = 4096) -> int | None:
+    """Index of the first sample of floats (N, ...) with a NaN or an infinity; read in pieces, as it may be on disk."""
+    if array.dtype.kind != "f":
+        return None
+    for start in range(0, len(array), at_once):
+        good = np.isfinite(array[start : start + at_once]).reshape(len(array[start : start + at_once]), -1).all(axis=1)
+        if not good.all():
+            return start + int(good.argmin())
+    return None
+
+
 class Inputs(NamedTuple):
     """New samples, ready for the model."""
 
@@ -127,14 +142,14 @@ def read_inputs(
 
 def _read(path: Path, pre: Preprocessing, resize: bool, notes: list[str]) -> tuple[Array, list[str]]:
     if path.suffix in (".csv", ".tsv", ".txt"):
-        return _read_csv(path, pre)
+        return _read_csv(path, pre, notes)
     if path.suffix in (".npy", ".npz"):
         array = _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
     elif path.suffix in (".gz", ".idx") or path.name.endswith("-ubyte"):
         array = read_idx(path)
     else:
         return _read_image(path, pre, resize, notes)[None], [str(path)]
-    samples = _as_stored(_shaped(array, pre.input_shape, path), pre, str(path))
+    samples = _as_stored(_shaped(array, pre.input_shape, path), pre, str(path), notes)
     return samples, [f"{path}[{index}]" for index in range(len(samples))]
 
 
@@ -188,10 +203,12 @@ def _shaped(array: Array, shape: tuple[int, ...], path: Path) -> Array:
     raise DataError(f"{path}: array of shape {array.shape}; the model takes (N, {', '.join(map(str, shape))})")
 
 
-def _as_stored(array: Array, pre: Preprocessing, where: str) -> Array:
+def _as_stored(array: Array, pre: Preprocessing, where: str, notes: list[str]) -> Array:
     """Numbers in the dtype that the training data had, so that `apply` scales them alike."""
     if array.dtype.kind not in "buif":
         raise DataError(f"{where}: dtype {array.dtype.name}; allowed: integers, floats")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{where}: a value is not a finite number")
     stored = np.dtype(pre.input_dtype)
     if stored == np.uint8 and array.dtype != np.uint8:
         low, high = (array.min(), array.max()) if array.size else (0, 0)
@@ -200,6 +217,9 @@ def _as_stored(array: Array, pre: Preprocessing, where: str) -> Array:
             raise DataError(
                 f"{where}: values from {low:g} to {high:g}; pixels must be whole numbers 0 to 255 or floats in [0, 1]"
             )
+        if whole and high < DIM:
+            scale = "floats in [0, 1] are taken as they are"
+            notes.append(f"{where}: read as pixels 0 to 255, though the largest is {high}; {scale}")
         return array.astype(np.uint8) if whole else array
     if stored.kind in "fb":
         return array.astype(stored if stored.kind == "f" else np.float32, copy=False)
@@ -208,8 +228,11 @@ def _as_stored(array: Array, pre: Preprocessing, where: str) -> Array:
     return array.astype(stored, copy=False)
 
 
-def _read_csv(path: Path, pre: Preprocessing) -> tuple[Array, list[str]]:
-    """Rows of numbers, with or without a header; each row one sample, flattened."""
+def _read_csv(path: Path, pre: Preprocessing, notes: list[str]) -> tuple[Array, list[str]]:
+    """Rows of numbers, with or without a header; each row one sample, flattened.
+
+    A file does not tell integers from floats: for pixels, numbers up to 1 are floats in [0, 1], larger ones 0 to 255.
+    """
     columns = math.prod(pre.input_shape)
     rows, labels = [], []
     try:
@@ -228,9 +251,9 @@ def _read_csv(path: Path, pre: Preprocessing) -> tuple[Array, list[str]]:
     if not rows:
         raise DataError(f"{path}: no rows of numbers")
     samples = np.asarray(rows, np.float64).reshape(-1, *pre.input_shape)
-    if pre.input_dtype == "uint8" and (samples == np.floor(samples)).all():
-        samples = samples.astype(np.int64)  # pixels in a CSV file are 0 to 255
-    return _as_stored(samples, pre, str(path)), labels
+    if pre.input_dtype == "uint8" and samples.max() > 1 and (samples == np.floor(samples)).all():
+        samples = samples.astype(np.int64)
+    return _as_stored(samples, pre, str(path), notes), labels
 
 
 def _numbers(cells: list[str], columns: int, where: str) -> list[float]:

@@ -22,6 +22,8 @@ class Loss:
     `mask` of a batch, (N,) or per position, scale what an element counts in both.
     """
 
+    class_targets = False  #: whether targets are class numbers, so that outputs are logits of classes
+
     def forward(
         self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -63,6 +65,8 @@ class CrossEntropyLoss(Loss):
     ignore_index     targets of this value count nothing
     label_smoothing  share of the target that is spread over all classes; Szegedy et al. 2016
     """
+
+    class_targets = True
 
     def __init__(
         self, weight: Sequence[float] | None = None, ignore_index: int = -100, label_smoothing: Share = 0.0
@@ -124,7 +128,7 @@ class _Elementwise(Loss):
         if tuple(output_shape) != tuple(target_shape):
             raise ShapeError(
                 f"{self.name} compares element by element: outputs are {tuple(output_shape)}, targets "
-                f"{tuple(target_shape)}, and must be equal; reshape one of them, or use cross_entropy for class numbers"
+                f"{tuple(target_shape)}, and must be equal; {_remedy(tuple(output_shape), tuple(target_shape))}"
             )
 
     def compare(
@@ -134,6 +138,12 @@ class _Elementwise(Loss):
         self.check(output.shape, target.shape)
         _check_counts(output.shape, *rest[-2:])
         return _run(op, output, target, *rest, **options)
+
+
+def _remedy(output: Shape, target: Shape) -> str:
+    if output == (*target, 1):
+        return "give the targets that axis too: y[..., None]"
+    return "reshape one of them, or use cross_entropy for class numbers"
 
 
 @losses.register("bce_with_logits")

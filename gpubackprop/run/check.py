@@ -59,13 +59,22 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """What is allowed, and yet hardly meant."""
-        warmup = self.config.schedule.options.get("warmup") if self.config.schedule else None
+        notes = []
+        options = self.config.schedule.options if self.config.schedule else {}
+        warmup, milestones = options.get("warmup"), options.get("milestones")
         if isinstance(warmup, int) and warmup >= self.total_steps:
-            return [
+            notes.append(
                 f"note: schedule.warmup is {warmup:,} steps, but the whole training has {self.total_steps:,}: "
                 "the learning rate never comes to its full height; lower warmup, or train longer"
-            ]
-        return []
+            )
+        if milestones and (max(milestones) >= self.total_steps or max(milestones) < self.steps_per_epoch):
+            notes.append(
+                f"note: schedule.milestones {milestones} count optimizer steps; an epoch has "
+                f"{self.steps_per_epoch:,}, the whole training {self.total_steps:,}"
+            )
+        if self.loss.class_targets and self.config.model[-1].type in ("softmax", "log_softmax"):
+            notes.append(f"note: model ends with {self.config.model[-1].type}, but the loss takes logits; leave it out")
+        return notes
 
 
 def make_plan(
@@ -109,7 +118,7 @@ class _Parts:
     def __call__(self, values: Mapping[str, Any], problems: Problems) -> None:
         self.problems = problems
         self.read(values.get("data"))
-        output = self.chain(values.get("model") or [])
+        output = self.chain(values["model"]) if values.get("model") else None
         losses = self.made([values.get("loss")])
         metrics = self.made(values.get("metrics") or [])
         self.loss = losses[0][1] if losses else None
@@ -119,6 +128,10 @@ class _Parts:
             classes = len(self.info.classes) if self.info.classes else None
             for component, loss in losses:
                 self.guard(component, partial(loss.check, output, target, classes))
+                if loss.class_targets and np.dtype(self.info.target_dtype).kind == "f":
+                    mark, path = values["data"].place("path")
+                    what = f"the targets are {self.info.target_dtype}; {component.type} needs class numbers, integers"
+                    self.problems.add(mark, path, f"{what}: save them by y.astype(int)")
             for component, metric in metrics:
                 self.guard(component, partial(metric.check, output, target))
         self.single_samples()
@@ -134,7 +147,8 @@ class _Parts:
             self.options = section.common.build()
             self.info = data.check(self.source, self.options)
         except (DataError, ShapeError) as error:
-            self.problems.add(section.mark, "data", str(error))
+            mark, path = section.place("path")
+            self.problems.add(mark, path, str(error))
         except ConfigError as error:
             self.again(section, error)
 

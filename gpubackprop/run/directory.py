@@ -116,7 +116,7 @@ def environment(device: str) -> dict[str, Any]:
     packages = ("gpubackprop", "numpy", "scipy", "scikit-learn", "safetensors", "cupy-cuda12x", "cupy-cuda13x")
     variables = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {
-        "device": device,
+        "device": device.removeprefix("device: "),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processors": os.cpu_count(),

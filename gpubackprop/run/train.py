@@ -17,6 +17,7 @@ from gpubackprop.nn.layer import PRECISIONS
 from gpubackprop.optim import Optimizer
 from gpubackprop.optim.schedule import Constant
 from gpubackprop.run import directory as files
+from gpubackprop.run import templates
 from gpubackprop.run.check import Plan, make_plan
 from gpubackprop.run.directory import RunDirectory
 from gpubackprop.run.observers import LogFile, MetricsFile, Progress, TensorBoard
@@ -39,7 +40,7 @@ def train(
     progress: bool = False,
     say: Say | None = None,
 ) -> Run:
-    """Train from a config file (or the same as a dict) and return the finished run.
+    """Train from a config file, the name of a template, or the same as a dict, and return the finished run.
 
     overrides  `{"training.epochs": 3}`, as `--set` on the command line
     data       the user's own arrays in place of the config's source: {"train": (x, y), "validation": (x, y), …}
@@ -48,7 +49,7 @@ def train(
 
     Raises ConfigError, DataError, DeviceError before anything is written; DivergedError, InterruptedRun later.
     """
-    plan = make_plan(config, overrides, data)
+    plan = make_plan(templates.find(config) if isinstance(config, str) else config, overrides, data)
     RunDirectory.check(plan.config.name, run_dir)
     prepared, chosen = _ready(plan, None)
     directory = RunDirectory.create(plan.config.name, run_dir)
@@ -83,6 +84,8 @@ def resume(
                 "to train on, raise training.epochs (or steps) by --set"
             )
         return Run(directory)
+    if last is None and say:
+        say(f"{directory.path}: holds no checkpoint yet; training begins anew")
     prepared, chosen = _ready(plan, preprocessing_of(directory))
     training = _Training(plan, prepared, directory, last, progress, say)
     if overrides:
@@ -170,6 +173,7 @@ class _Training:
         self.introduce(chosen)
         try:
             self.fit()
+            self.conclude()
             self.test()
         except DivergedError as error:
             raise DivergedError(self.told(f"{error}; {self.kept()}")) from error
@@ -208,6 +212,14 @@ class _Training:
             self.say(line)
         where = "" if self.resumed_at is None else f", going on from step {self.resumed_at:,}"
         self.say(f"run directory: {self.directory.path}{where}")
+
+    def conclude(self) -> None:
+        """Say why it ended before its time, and which checkpoint is the best."""
+        state, monitor = self.state, self.plan.monitor
+        if state.step < self.plan.total_steps:
+            self.say(f"stopped early at step {state.step:,}: {monitor} has not improved {state.since_best} times")
+        if state.best is not None:
+            self.say(f"best checkpoint: step {state.best_step:,}, {monitor} {state.best:.4g}")
 
     def test(self) -> None:
         """Metrics of the best checkpoint on the test split, as the last line of metrics.jsonl."""

@@ -37,6 +37,9 @@ class Run:
         self.directory = self.files.path
         self._device = device
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.directory)!r})"
+
     @cached_property
     def config(self) -> Config:
         """The resolved config."""

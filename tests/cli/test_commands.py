@@ -144,6 +144,7 @@ class TestTrain:
             "device: cpu, as asked",
             "toy: 323 parameters, 48 train, 12 validation, 30 test, 18 steps, 6 an epoch",
             f"run directory: {tmp_path / 'run'}",
+            "best checkpoint: step 18, val/accuracy 1",
         ]
 
     def test_auto_says_what_it_chose_and_why(self, gb, tmp_path, monkeypatch):
@@ -211,7 +212,7 @@ class TestEvaluate:
 
     def test_a_figure_that_is_no_number(self, gb, tmp_path, rng):
         x, y = rng.normal(size=(30, 4)), np.arange(30) % 3
-        np.savez(tmp_path / "toy.npz", x_train=x, y_train=y, x_test=np.full((6, 4), np.nan), y_test=y[:6])
+        np.savez(tmp_path / "toy.npz", x_train=x, y_train=y, x_test=np.full((6, 4), 3e38), y_test=y[:6])
         path = toy.write_config(tmp_path, model=[{"linear": 3}], training={"steps": 2})
         code, out, _ = gb("train", path, "--run-dir", tmp_path / "run")
         assert code == 0

@@ -200,7 +200,7 @@ class TestSignals:
         epochs = state["step"] // 6 + 1
         code, out, err = gb(*words[1:], "--set", f"training.epochs={epochs}")
         assert code == 0
-        assert err[-1].endswith(f"going on from step {state['step']:,}")
+        assert any(line.endswith(f"going on from step {state['step']:,}") for line in err)
         assert toy.metrics(tmp_path / "run")[-1]["epoch"] == epochs
 
     def test_killed(self, gb, tmp_path):
@@ -259,3 +259,11 @@ def test_a_reader_that_went_away_is_no_traceback(tmp_path):
     process.stdout = None
     code, _, err = end_of(process)
     assert (code, err) == (1, [])
+
+
+def test_a_training_goes_on_when_nobody_reads_its_messages_any_more(tmp_path):
+    config, run = toy.write_config(tmp_path), tmp_path / "run"
+    command = f"{shlex.quote(sys.executable)} -m gpubackprop train {config} --run-dir {run} 2>&1 >/dev/null | head -n 1"
+    heard = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert heard.stdout == "device: cpu, as asked\n"
+    assert json.loads((run / "checkpoints/last/state.json").read_text())["finished"]

@@ -179,3 +179,40 @@ def test_missing_files_and_folders(tmp_path: Path):
         read_inputs([tmp_path], IMAGES)
     with pytest.raises(DataError, match="no inputs"):
         read_inputs([], IMAGES)
+
+
+class TestScaleOfPixels:
+    """A file of numbers does not say whether they are pixels or floats; what was taken for what must not be silent."""
+
+    def read(self, folder, rows):
+        (folder / "a.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
+        return read_inputs([folder / "a.csv"], Preprocessing("arrays", (3,), "uint8"))
+
+    @pytest.mark.parametrize("rows", [[[0, 1, 1]], [["0.0", "1.0", "1.0"]]])
+    def test_numbers_up_to_one_are_floats(self, tmp_path, rows):
+        inputs = self.read(tmp_path, rows)
+        np.testing.assert_array_equal(inputs.array, [[0, 1, 1]])
+        assert inputs.notes == []
+
+    def test_larger_ones_are_pixels(self, tmp_path):
+        inputs = self.read(tmp_path, [[0, 51, 255]])
+        np.testing.assert_allclose(inputs.array, [[0, 0.2, 1]], rtol=1e-6)
+        assert inputs.notes == []
+
+    def test_a_scale_that_is_hardly_meant_is_noted(self, tmp_path):
+        (note,) = self.read(tmp_path, [[0, 7, 16]]).notes
+        assert "read as pixels 0 to 255, though the largest is 16" in note
+
+
+@pytest.mark.parametrize("place", ["inputs", "targets"])
+def test_numbers_that_are_not_finite_are_found_before_training(place):
+    inputs, targets = np.zeros((5000, 2)), np.zeros((5000, 1))
+    {"inputs": inputs, "targets": targets}[place][4500, 0] = np.nan
+    with pytest.raises(DataError, match=f"train split: {place} of sample 4500 hold a number that is not finite"):
+        Preprocessing("arrays", (2,), "float64").check(Split(inputs, targets), "train split")
+
+
+def test_predictions_take_no_nan(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[0.0, np.nan, 1.0]]))
+    with pytest.raises(DataError, match=r"a\.npy: a value is not a finite number"):
+        read_inputs([tmp_path / "a.npy"], Preprocessing("arrays", (3,), "float64"))

@@ -102,7 +102,8 @@ def test_micro_batches_add_up(rng, name):
 
 @pytest.mark.parametrize("name", ["mse", "l1", "huber", "bce_with_logits"])
 def test_shapes_are_never_broadcast(name):
-    with pytest.raises(ShapeError, match=rf"{name} .*outputs are \(4, 1\), targets \(4,\), and must be equal; reshape"):
+    message = rf"{name} .*outputs are \(4, 1\), targets \(4,\), and must be equal; give the targets that axis too"
+    with pytest.raises(ShapeError, match=message):
         losses[name]()(np.zeros((4, 1)), np.zeros(4))
 
 

@@ -373,3 +373,20 @@ class Line(Source):
         x = np.random.default_rng(0).normal(size=(self.count, 2)).astype(np.float32)
         return Split(x, x @ np.array([[1.0], [-2.0]], np.float32) + 1)
 """
+
+
+def test_early_stopping_is_announced(data, tmp_path):
+    said = []
+    training = {"epochs": 50, "early_stopping": {"patience": 2}}
+    config = toy.config(data, optimizer={"type": "sgd", "lr": 1e-9}, training=training)
+    gbp.train(config, run_dir=tmp_path, say=said.append)
+    assert said[-2:] == [
+        "stopped early at step 18: val/accuracy has not improved 2 times",
+        f"best checkpoint: step 6, val/accuracy {toy.metrics(tmp_path)[2]['val/accuracy']:.4g}",
+    ]
+
+
+def test_a_template_goes_by_its_name(tmp_path):
+    run = gbp.train("digits_mlp", {"training.steps": 2, "device": "cpu"}, run_dir=tmp_path)
+    assert repr(run) == f"Run('{tmp_path}')"
+    assert "train" in dir(gbp)
