@@ -6,8 +6,17 @@ import re
 
 from gpubackprop.backend.base import Array, Backend, HostArray, NumpyBackend
 from gpubackprop.errors import DeviceError, UsageError
+from gpubackprop.registry import did_you_mean
 
-__all__ = ["Array", "Backend", "HostArray", "NumpyBackend", "choose"]
+__all__ = ["Array", "Backend", "HostArray", "NumpyBackend", "choose", "named"]
+
+
+def named(device: str) -> str:
+    """`device` itself. Raises UsageError where it is no device's name; whether the device is there is not asked."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        known = ("auto", "cpu", "cuda")
+        raise UsageError(f"unknown device {device!r}; known: auto, cpu, cuda, cuda:N{did_you_mean(device, known)}")
+    return device
 
 
 def choose(device: str) -> tuple[Backend, str]:
@@ -30,8 +39,5 @@ def choose(device: str) -> tuple[Backend, str]:
             reason = str(error).partition(";")[0]  # the remedy is for those who asked for a GPU; doctor gives it too
             return NumpyBackend(), f"device: cpu, because auto found no GPU ({reason})"
         return backend, f"device: {backend.describe()}, because auto found a GPU"
-    match = re.fullmatch(r"cuda(?::(\d+))?", device)
-    if not match:
-        raise UsageError(f"unknown device {device!r}; known: auto, cpu, cuda, cuda:N")
-    backend = CupyBackend(int(match[1] or 0))
+    backend = CupyBackend(int(named(device).partition(":")[2] or 0))
     return backend, f"device: {backend.describe()}, as asked"

@@ -29,9 +29,10 @@ def train(
     """Train a network: give CONFIG, or --resume RUN_DIR."""
     if (config is None) == (resume is None):
         raise UsageError("train takes exactly one of CONFIG and --resume RUN_DIR; try: gpubackprop train digits_mlp")
+    from gpubackprop.backend import named
     from gpubackprop.run import train as training
 
-    overrides = list(set_ or []) + ([f"device={device}"] if device else [])
+    overrides = list(set_ or []) + ([f"device={named(device)}"] if device else [])
     if resume is not None:
         if run_dir is not None:
             raise UsageError("--run-dir does not go with --resume: the run goes on in its own directory")

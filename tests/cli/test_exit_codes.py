@@ -137,7 +137,7 @@ class TestDevice:
     def test_no_such_device_is_bad_usage(self, gb, tmp_path):
         code, _, (line,) = gb("train", toy.write_config(tmp_path), "--device", "tpu")
         assert code == 2
-        assert "auto, cpu, cuda or cuda:N" in line
+        assert line == "error: unknown device 'tpu'; known: auto, cpu, cuda, cuda:N; did you mean 'cpu'?"
 
 
 class NoDevice:
