@@ -4,7 +4,7 @@ from gpubackprop.data.arrays import Arrays, Memory
 from gpubackprop.data.cifar import Cifar
 from gpubackprop.data.digits import Digits
 from gpubackprop.data.idx import Idx
-from gpubackprop.data.loader import Batch, Loader, prefetch
+from gpubackprop.data.loader import Batch, Loader, batches_in, prefetch
 from gpubackprop.data.options import DataOptions
 from gpubackprop.data.prepare import Data, check, prepare
 from gpubackprop.data.preprocessing import Inputs, Preprocessing, read_inputs
@@ -30,6 +30,7 @@ __all__ = [
     "Splits",
     "Transform",
     "augmentations",
+    "batches_in",
     "check",
     "prefetch",
     "prepare",

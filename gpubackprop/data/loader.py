@@ -19,6 +19,12 @@ T = TypeVar("T")
 Batch = dict[str, Array]
 
 
+def batches_in(samples: int, batch_size: int, drop_last: bool = False) -> int:
+    """How many batches an epoch of `samples` has; the last may be smaller, or is left out."""
+    whole, rest = divmod(samples, batch_size)
+    return whole + (rest > 0 and not drop_last)
+
+
 class Loader:
     """The batches of one split.
 
@@ -52,8 +58,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        whole, rest = divmod(len(self.split), self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        return batches_in(len(self.split), self.batch_size, self.drop_last)
 
     @property
     def samples(self) -> int:

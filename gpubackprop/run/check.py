@@ -97,8 +97,7 @@ def make_plan(
 
 def _steps(training: Training, info: DataInfo, options: DataOptions) -> tuple[int, int]:
     """Optimizer steps of an epoch, and of the whole training; the last of an epoch may hold fewer samples."""
-    whole, rest = divmod(info.counts["train"], options.batch_size)
-    batches = whole + (rest > 0 and not options.drop_last)
+    batches = data.batches_in(info.counts["train"], options.batch_size, options.drop_last)
     per_epoch = max(1, -(-batches // training.accumulate))
     return per_epoch, training.steps or per_epoch * (training.epochs or 1)
 
