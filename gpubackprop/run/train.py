@@ -97,7 +97,7 @@ def resume(
 def _ended(plan: Plan, directory: RunDirectory, state: State) -> bool:
     """Whether there is no step left to make, and the test figures are written."""
     stopping = plan.config.training.early_stopping
-    done = state.step >= plan.total_steps or (stopping is not None and state.since_best >= stopping.patience)
+    done = state.done(plan.total_steps, stopping.patience if stopping else None)
     return done and ("test" not in plan.info.counts or directory.tested)
 
 

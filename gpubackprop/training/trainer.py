@@ -37,6 +37,10 @@ class State:
     schedule: dict[str, Any] = field(default_factory=dict)
     finished: bool = False
 
+    def done(self, total_steps: int, patience: int | None) -> bool:
+        """Whether all steps are made or early stopping has had enough."""
+        return self.step >= total_steps or (patience is not None and self.since_best >= patience)
+
 
 @dataclass(frozen=True)
 class Every:
@@ -168,8 +172,7 @@ class Trainer:
     @property
     def done(self) -> bool:
         """Whether all steps are made or early stopping has had enough."""
-        bored = self.patience is not None and self.state.since_best >= self.patience
-        return self.state.step >= self.total_steps or bored
+        return self.state.done(self.total_steps, self.patience)
 
     @property
     def epoch(self) -> float:
