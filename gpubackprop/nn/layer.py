@@ -139,18 +139,21 @@ class Layer:
         """A tensor: run inside the forward pass. An array (N, *shape): inference, the same kind of array out."""
         if isinstance(x, Tensor):
             return self.forward(x)
-        if self._built is None:
-            self.build(np.shape(x)[1:])
-        backend = self.built.backend
-        y = self.forward(Tape(backend).input(self.as_input(x))).value
+        inputs, backend = self.as_input(x), self.built.backend
+        y = self.forward(Tape(backend).input(inputs)).value
         return y if backend.owns(x) else backend.to_host(y)
 
     def as_input(self, x: Any) -> Array:
-        """x (N, *shape) on the model's device and in its precision; ShapeError where a layer cannot take the shape."""
+        """x (N, *shape) on the model's device and in its precision; ShapeError where a layer cannot take the shape.
+
+        A model that nobody has built yet is built for that shape.
+        """
         shape = tuple(np.shape(x)[1:])
-        if shape != self._checked:
+        if self._built is None:
+            self.build(shape)
+        elif shape != self._checked:
             self.infer(shape, {})
-            self._checked = shape
+        self._checked = shape
         return self.built.as_input(x)
 
     def state_dict(self) -> dict[str, HostArray]:

@@ -76,8 +76,8 @@ def value_and_grad(model: Layer, loss: Loss, x: Any, target: Any, *, step: int =
     Gradients come under PyTorch's keys and in its layouts, as the same kind of array as `x`; shared weights under their
     first key. Parameters and buffers stay as they were. `step` is what dropout masks are a function of.
     """
-    built = _built_for(model, x)
     losses, weight, _ = accumulate(model, loss, [on_device(model, loss, {"inputs": x, "targets": target})], step)
+    built = model.built
     give = (lambda a: a) if built.backend.owns(x) else built.backend.to_host
     params = built.parameters
     grads = {s.name: give(s.param.to_torch(s.param.grad / weight)) for s in params.segments if s.param.needs_grad}
@@ -142,15 +142,15 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
 
     Raises UsageError, ShapeError where the arrays do not fit together, the model or the loss.
     """
-    built = _built_for(model, batch["inputs"])
     count = np.shape(batch["inputs"])[0]
     for name, array in batch.items():
         if np.shape(array)[:1] != (count,):
             raise UsageError(f"batch[{name!r}] has shape {np.shape(array)}, but inputs holds {count} samples")
     if isinstance(batch["targets"], np.ndarray):  # on the host still, where looking at values waits for nothing
         loss.check_targets(batch["targets"])
+    inputs, built = model.as_input(batch["inputs"]), model.built
     return {
-        name: model.as_input(array) if name == "inputs" else _plain(built.backend, array, built.parameters.dtype)
+        name: inputs if name == "inputs" else _plain(built.backend, array, built.parameters.dtype)
         for name, array in batch.items()
     }
 
@@ -160,9 +160,3 @@ def _plain(backend: Backend, array: Any, dtype: Any) -> Array:
     kind = np.dtype(here.dtype).kind
     wanted = np.dtype(dtype) if kind == "f" else np.dtype(np.int64) if kind in "iu" else np.dtype(here.dtype)
     return here if here.dtype == wanted else here.astype(wanted)
-
-
-def _built_for(model: Layer, x: Any) -> Any:
-    if model._built is None:
-        model.build(np.shape(x)[1:])
-    return model.built
