@@ -49,10 +49,9 @@ def init(
 @app.command()
 def validate(config: ConfigArgument, set_: SetOption = None) -> None:
     """Check a config and everything it names, without training."""
-    from gpubackprop.run import templates
     from gpubackprop.run.check import make_plan
 
-    plan = make_plan(templates.find(config), set_ or [])
+    plan = make_plan(config, set_ or [])
     layers = sum(1 for _, layer in plan.model.walk() if not layer.children())
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.info.counts.items())
     for line in plan.notes:
@@ -71,11 +70,10 @@ def schema() -> None:
 @app.command()
 def summary(config: ConfigArgument, set_: SetOption = None) -> None:
     """Show layers, output shapes, parameters, FLOPs and memory."""
-    from gpubackprop.run import templates
     from gpubackprop.run.check import make_plan
     from gpubackprop.run.summary import lines
 
-    for line in lines(make_plan(templates.find(config), set_ or [])):
+    for line in lines(make_plan(config, set_ or [])):
         print(line)
 
 

@@ -23,6 +23,7 @@ from gpubackprop.nn.loss import Loss
 from gpubackprop.nn.norm import BatchNorm
 from gpubackprop.optim.plateau import Plateau
 from gpubackprop.parameters import Parameters
+from gpubackprop.run import templates
 from gpubackprop.training.metric import Metric
 
 
@@ -84,8 +85,10 @@ def make_plan(
 ) -> Plan:
     """Read a config, make its parts and check that they fit. Raises ConfigError with all problems at once.
 
-    `arrays` are the user's own, by split, in place of the config's data source.
+    A text is a path, or the name of a template; `arrays` are the user's own, by split, in place of the config's source.
     """
+    if isinstance(config, str):
+        config = templates.find(config)
     if arrays is not None and isinstance(config, Mapping) and "data" not in config:
         config = {**config, "data": "arrays"}
     parts = _Parts(arrays)

@@ -17,7 +17,6 @@ from gpubackprop.nn.layer import PRECISIONS
 from gpubackprop.optim import Optimizer
 from gpubackprop.optim.schedule import Constant
 from gpubackprop.run import directory as files
-from gpubackprop.run import templates
 from gpubackprop.run.check import Plan, make_plan
 from gpubackprop.run.directory import RunDirectory
 from gpubackprop.run.observers import LogFile, MetricsFile, Progress, TensorBoard
@@ -49,7 +48,7 @@ def train(
 
     Raises ConfigError, DataError, DeviceError before anything is written; DivergedError, InterruptedRun later.
     """
-    plan = make_plan(templates.find(config) if isinstance(config, str) else config, overrides, data)
+    plan = make_plan(config, overrides, data)
     RunDirectory.check(plan.config.name, run_dir)
     prepared, chosen = _ready(plan, None)
     directory = RunDirectory.create(plan.config.name, run_dir)
