@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-PACKAGE_CAP = 10500
+PACKAGE_CAP = 20000
 FILE_CAP = 400
 
 
