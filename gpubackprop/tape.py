@@ -6,10 +6,11 @@ no code of their own: a tensor that was used twice simply receives two gradients
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from gpubackprop.backend import Array, Backend
+from gpubackprop.errors import UsageError
 from gpubackprop.parameters import Param
 
 
@@ -31,12 +32,16 @@ Slots: TypeAlias = Sequence[Slot]
 
 
 class Tensor:
-    """A value on a tape. Layers pass it from op to op and look at nothing but its shape."""
+    """A value on a tape. Layers pass it from op to op and look at nothing but its shape and its mask.
 
-    __slots__ = ("grad", "needs_grad", "owned", "tape", "value")
+    `mask` (N, T), booleans, says which positions of a sequence are real, None: all. It travels with the values: an op's
+    output has the mask of the op's first input that has one, as long as its first two axes are still (N, T).
+    """
 
-    def __init__(self, value: Array, tape: Tape, needs_grad: bool) -> None:
-        self.value, self.tape, self.needs_grad = value, tape, needs_grad
+    __slots__ = ("grad", "mask", "needs_grad", "owned", "tape", "value")
+
+    def __init__(self, value: Array, tape: Tape, needs_grad: bool, mask: Array | None = None) -> None:
+        self.value, self.tape, self.needs_grad, self.mask = value, tape, needs_grad, mask
         self.grad: Array | None = None
         self.owned = False  # whether `grad` is ours to add to, or an array that an op returned and may share
 
@@ -84,7 +89,11 @@ class Op:
         y, saved = self.forward(tape.backend, *arrays, **options)
         needs_grad = any(getattr(x, "needs_grad", False) for x in inputs)
         several = type(y) is tuple
-        outputs = tuple(Tensor(value, tape, needs_grad) for value in (y if several else (y,)))
+        mask = next((x.mask for x in inputs if type(x) is Tensor and x.mask is not None), None)
+        outputs = tuple(
+            Tensor(value, tape, needs_grad, mask if mask is not None and value.shape[:2] == mask.shape else None)
+            for value in (y if several else (y,))
+        )
         if tape.recording and needs_grad:
             tape.entries.append((self, saved, inputs, outputs))
         return outputs if several else outputs[0]
@@ -96,6 +105,8 @@ class Tape:
     training   dropout acts and batch statistics are used; False: inference
     recording  keep what the backward pass needs
     seed, step, samples (N,)   what random numbers are a function of: samples count through the step's whole batch
+    cache      where layers keep what they need of the past while a stream is fed piece by piece; None: whole sequences
+    carry      states that stateful layers hand on from step to step; None: every sequence starts anew
     """
 
     def __init__(
@@ -108,19 +119,41 @@ class Tape:
         step: int | Array = 0,
         samples: Array | None = None,
         written: set[Param] | None = None,
+        cache: dict[str, Any] | None = None,
+        carry: dict[str, Any] | None = None,
     ) -> None:
         self.backend, self.training, self.recording = backend, training, recording
         self.seed, self.step, self.samples = seed, step, samples
+        self.cache, self.carry = cache, carry
         self.entries: list[tuple[Op, Any, tuple[Any, ...], tuple[Tensor, ...]]] = []
         self.effects: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self.saved: dict[str, Tensor] = {}  # by the names of `save:` layers
+        self.saved: dict[str, Tensor] = {}  # by the names of `save:` layers and of the inputs
+        self.losses: list[Tensor] = []  # of `add_loss`
         self.calls: dict[str, int] = {}
+        self.uses: dict[str, int] = {}
         # Params whose grad holds something already; micro-batches of one step share the set.
         self.written: set[Param] = set() if written is None else written
 
-    def input(self, array: Array, needs_grad: bool = False) -> Tensor:
-        """Put an array on the tape."""
-        return Tensor(array, self, needs_grad)
+    def input(self, array: Any, needs_grad: bool = False, mask: Any = None) -> Tensor:
+        """Put an array on the tape, with the mask (N, T) of its real positions.
+
+        Of several, given by name, each is saved under its name, and the first is what the first layer gets.
+        """
+        if isinstance(array, Mapping):
+            masks = mask if isinstance(mask, Mapping) else {}
+            for name, each in array.items():
+                self.saved[name] = self.input(each, needs_grad, masks.get(name))
+            return self.saved[next(iter(array))]
+        return Tensor(array, self, needs_grad, mask if mask is not None and mask.ndim > 1 else None)
+
+    def key(self, path: str) -> str:
+        """A name in `cache` and `carry` for the layer at `path`: another one for each use in a pass."""
+        self.uses[path] = self.uses.get(path, -1) + 1
+        return f"{path}#{self.uses[path]}"
+
+    def add_loss(self, total: Tensor) -> None:
+        """Add a term of a layer's own to the objective: shape (), the sum over the samples of this batch."""
+        self.losses.append(total)
 
     def call_number(self, path: str) -> int:
         """How often the layer at `path` drew random numbers in this pass: a shared layer draws anew each time."""
@@ -130,6 +163,36 @@ class Tape:
     def after_step(self, effect: Callable[..., None], *args: Any) -> None:
         """Run `effect(backend, *args)` once the step is known to count: running statistics, counters."""
         self.effects.append((effect, args))
+
+    def recompute(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """function(x), of which only x is kept for the backward pass: there it is run once more (Chen et al. 2016).
+
+        The second run draws the same random numbers and has no effects. What it saves by name is for itself alone.
+        """
+        if not self.recording:
+            return function(x)
+        calls, uses, saved = dict(self.calls), dict(self.uses), dict(self.saved)
+        carry = None if self.carry is None else dict(self.carry)
+        losses = len(self.losses)
+        self.recording = False
+        y = function(x)
+        self.recording = True
+        self.saved = saved
+        if len(self.losses) > losses:
+            raise UsageError("a layer that adds a loss of its own cannot be recomputed; take recompute: true away")
+        y.needs_grad = True
+
+        def again(b: Backend, _: Any, dy: Array, slots: Slots) -> tuple[()]:
+            """Record what was not recorded; the loop of `backward` goes on with it."""
+            effects, kept = len(self.effects), self.carry
+            self.calls, self.uses, self.saved, self.carry = dict(calls), dict(uses), dict(saved), carry
+            function(x).accumulate(dy)
+            del self.effects[effects:]
+            self.carry = kept
+            return ()
+
+        self.entries.append((Op(function, again), None, (), (y,)))
+        return y
 
     def apply_effects(self) -> None:
         """Run what was deferred, in the order of the forward pass."""

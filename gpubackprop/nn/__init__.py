@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from gpubackprop.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
-from gpubackprop.nn.containers import Add, Concat, Parallel, Repeat, Residual, Save, Sequential
+from gpubackprop.nn.containers import Container, Each, Heads, Parallel, Repeat, Residual, Sequential
 from gpubackprop.nn.conv import Conv2d
 from gpubackprop.nn.dropout import Dropout
 from gpubackprop.nn.layer import Layer, layers
-from gpubackprop.nn.linear import Linear
+from gpubackprop.nn.linear import Linear, TiedLinear
 from gpubackprop.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, Loss, MSELoss, losses
 from gpubackprop.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, LayerNorm
 from gpubackprop.nn.pool import (
@@ -19,6 +19,7 @@ from gpubackprop.nn.pool import (
     MaxPool2d,
 )
 from gpubackprop.nn.shape import Flatten, PadChannels, Reshape
+from gpubackprop.nn.skip import Add, Concat, Input, Save, Share
 
 __all__ = [
     "ELU",
@@ -32,13 +33,17 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Concat",
+    "Container",
     "Conv2d",
     "CrossEntropyLoss",
     "Dropout",
+    "Each",
     "Flatten",
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
+    "Heads",
     "HuberLoss",
+    "Input",
     "L1Loss",
     "Layer",
     "LayerNorm",
@@ -56,11 +61,13 @@ __all__ = [
     "Residual",
     "Save",
     "Sequential",
+    "Share",
     "SiLU",
     "Sigmoid",
     "Softmax",
     "Softplus",
     "Tanh",
+    "TiedLinear",
     "layers",
     "losses",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from gpubackprop.registry import Registry, did_you_mean
 from gpubackprop.tape import Tape, Tensor
 
 Shape: TypeAlias = tuple[int, ...]  #: of one sample, without the batch axis: (H, W, C), (T, D), (I,)
+Shapes: TypeAlias = Shape | Mapping[str, Shape]  #: of a model that takes or gives several arrays, by name
 T = TypeVar("T")
 
 PRECISIONS = {"float32": np.float32, "float64": np.float64}
@@ -32,12 +33,16 @@ class Layer:
             def forward(self, x): return linear(x, self.weight, self.bias)
     """
 
+    symbols: ClassVar[bool] = False  #: whether it takes numbers of words or symbols, integers
+    #: whether a sequence may be fed piece by piece, with what is needed of the past kept in `Tape.cache`
+    streams: bool = False
+
     name: str | None = None  #: takes the place of the index in the keys
     path: str = ""  #: the key prefix in the model, known once built
     shapes: tuple[Shape, Shape] | None = None  #: of one input and output sample, known once inferred
     origin: object = None  #: the config's component that this layer was built from, for messages
     _built: _Built | None = None
-    _checked: Shape | None = None  # the input shape that was inferred last
+    _checked: Shapes | None = None  # the input shape that was inferred last
 
     # --- what a layer writes -----------------------------------------------------------------------------------
 
@@ -58,9 +63,22 @@ class Layer:
         return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
 
     def infer(self, shape: Shape, scope: dict[str, Shape]) -> Shape:
-        """`output_shape`, for containers and skips too: `scope` holds the shapes that `save:` layers have named."""
+        """`output_shape`, for containers and skips too: `scope` holds the shapes of what has a name so far.
+
+        Names are those of `save:` layers, and of the inputs where a model has several.
+        """
         self.shapes = (shape, self.output_shape(shape))
         return self.shapes[1]
+
+    def link(self, named: dict[str, Layer]) -> None:
+        """Find the layers that are referred to by name: `named` holds those that stand before, and takes this one."""
+        for key, child in self.children().items():
+            try:
+                child.link(named)
+            except ShapeError as error:
+                raise error.under(key, child) from None
+        if self.name is not None:
+            named[self.name] = self
 
     def flops(self) -> int:
         """Floating-point operations of a forward pass over one sample, a multiply-add as two; 0 where they are few."""
@@ -96,17 +114,19 @@ class Layer:
             yield from child.walk(f"{path}.{key}" if path else key)
 
     def build(
-        self, input_shape: Shape | None = None, seed: int = 0, device: str = "cpu", precision: str = "float32"
+        self, input_shape: Shapes | None = None, seed: int = 0, device: str = "cpu", precision: str = "float32"
     ) -> Self:
         """Settle all shapes and make the weights; weights of an earlier build are replaced.
 
-        `input_shape` is one sample's, without the batch axis. Raises ShapeError, DeviceError.
+        `input_shape` is one sample's, without the batch axis; of several inputs, by name. Raises ShapeError,
+        DeviceError.
         """
         if precision not in PRECISIONS:
             raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
         backend, _ = choose(device)
+        self.link({})
         if input_shape is not None:
-            self.infer(tuple(input_shape), {})
+            self.infer(*entry(input_shape))
         stored: dict[str, Param | Buffer] = {}  # under every name
         seen: dict[int, dict[str, Param | Buffer]] = {}
         for path, layer in self.walk():
@@ -120,7 +140,8 @@ class Layer:
         for array in stored.values():
             if isinstance(array, Buffer):
                 array.value = backend.from_host(np.full(array.shape, array.fill, array.dtype or dtype))
-        self._built = _Built(backend, Parameters(params, backend, dtype, seed), stored, seed)
+        symbols = any(layer.symbols for _, layer in self.walk())
+        self._built = _Built(backend, Parameters(params, backend, dtype, seed), stored, seed, symbols)
         return self
 
     @property
@@ -136,24 +157,34 @@ class Layer:
         return self.built.parameters
 
     def __call__(self, x: Any) -> Any:
-        """A tensor: run inside the forward pass. An array (N, *shape): inference, the same kind of array out."""
+        """A tensor: run inside the forward pass. An array (N, *shape): inference, the same kind of array out.
+
+        Several inputs are a dict of arrays, and several outputs come as one.
+        """
         if isinstance(x, Tensor):
             return self.forward(x)
         inputs, backend = self.as_input(x), self.built.backend
-        y = self.forward(Tape(backend).input(inputs)).value
-        return y if backend.owns(x) else backend.to_host(y)
+        y = self.forward(Tape(backend).input(inputs))
+        sample = next(iter(x.values())) if isinstance(x, Mapping) else x
+        give = (lambda a: a) if backend.owns(sample) else backend.to_host
+        return {name: give(each.value) for name, each in y.items()} if isinstance(y, Mapping) else give(y.value)
 
-    def as_input(self, x: Any) -> Array:
+    def as_input(self, x: Any) -> Any:
         """x (N, *shape) on the model's device and in its precision; ShapeError where a layer cannot take the shape.
 
-        A model that nobody has built yet is built for that shape.
+        Integers stay integers, int64, where a layer takes symbols (but not uint8, the dtype of pixels). A model that
+        nobody has built yet is built for that shape.
         """
-        shape = tuple(np.shape(x)[1:])
+        shape: Any = tuple(np.shape(x)[1:])
+        if isinstance(x, Mapping):
+            shape = {name: tuple(np.shape(each)[1:]) for name, each in x.items()}
         if self._built is None:
             self.build(shape)
         elif shape != self._checked:
-            self.infer(shape, {})
+            self.infer(*entry(shape))
         self._checked = shape
+        if isinstance(x, Mapping):
+            return {name: self.built.as_input(each) for name, each in x.items()}
         return self.built.as_input(x)
 
     def state_dict(self) -> dict[str, HostArray]:
@@ -183,14 +214,28 @@ class Layer:
 class _Built:
     """What building a model makes: its device and its memory."""
 
-    def __init__(self, backend: Backend, parameters: Parameters, stored: dict[str, Param | Buffer], seed: int) -> None:
+    def __init__(
+        self, backend: Backend, parameters: Parameters, stored: dict[str, Param | Buffer], seed: int, symbols: bool
+    ) -> None:
         self.backend, self.parameters, self.stored, self.seed = backend, parameters, stored, seed
+        self.symbols = symbols
 
     def as_input(self, x: Any) -> Array:
         """`x` on the model's device and in its precision."""
+        kind = np.dtype(getattr(x, "dtype", None) or np.asarray(x).dtype)
+        whole = self.symbols and kind.kind in "iu" and kind != np.uint8
+        dtype = np.dtype(np.int64) if whole else self.parameters.dtype
         if not self.backend.owns(x):
-            return self.backend.from_host(x, self.parameters.dtype)
-        return x if x.dtype == self.parameters.dtype else x.astype(self.parameters.dtype)
+            return self.backend.from_host(x, dtype)
+        return x if x.dtype == dtype else x.astype(dtype)
+
+
+def entry(shape: Shapes) -> tuple[Shape, dict[str, Shape]]:
+    """What `infer` of a whole model takes: the shape of the first input, and those of all that have a name."""
+    if isinstance(shape, Mapping):
+        scope = {name: tuple(each) for name, each in shape.items()}
+        return next(iter(scope.values())), scope
+    return tuple(shape), {}
 
 
 def _declare(layer: Layer) -> dict[str, Param | Buffer]:

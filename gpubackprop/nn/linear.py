@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from math import prod, sqrt
+from typing import Any
 
 from gpubackprop.errors import ShapeError
 from gpubackprop.nn.init import kaiming_uniform, uniform
 from gpubackprop.nn.layer import Layer, Shape, layers
+from gpubackprop.nn.skip import find_layer
 from gpubackprop.ops.linear import linear
 from gpubackprop.parameters import Buffer, Param
 from gpubackprop.registry import Inferred, Positive
@@ -17,6 +19,7 @@ from gpubackprop.tape import Tensor
 class Linear(Layer):
     """y = x weightᵀ + bias over the last axis: (..., I) -> (..., O). weight (O, I), bias (O,)."""
 
+    streams = True
     weight: Param
     bias: Param | None = None
 
@@ -48,4 +51,52 @@ class Linear(Layer):
     def forward(self, x: Tensor) -> Tensor:
         """(N, ..., I) -> (N, ..., O)."""
         y: Tensor = linear(x, self.weight, self.bias)
+        return y
+
+
+@layers.register("tied_linear")
+class TiedLinear(Layer):
+    """Logits from the weight of an embedding: y = x weightᵀ, (..., D) -> (..., V); Press and Wolf 2017.
+
+    `embedding` is the name of the embedding layer. Its weight (V, D) stands under both keys in the state dict.
+    """
+
+    streams = True
+    weight: Param
+    source: Layer | None = None
+
+    def __init__(self, embedding: str) -> None:
+        self.embedding = embedding
+
+    def link(self, named: dict[str, Layer]) -> None:
+        """Find the embedding."""
+        self.source = find_layer(self.embedding, named)
+        if not hasattr(self.source, "num_embeddings"):
+            raise ShapeError(f"{self.embedding!r} is no embedding, but {type(self.source).__name__}")
+        super().link(named)
+
+    def children(self) -> dict[str, Layer]:
+        """None: the embedding stands elsewhere."""
+        return {}
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """(..., D) -> (..., V)."""
+        source: Any = self.source
+        if not shape or shape[-1] != source.embedding_dim:
+            raise ShapeError(f"{self.embedding!r} has vectors of {source.embedding_dim}, but the input has {shape}")
+        return (*shape[:-1], source.num_embeddings)
+
+    def flops(self) -> int:
+        """2 D V for every position."""
+        assert self.shapes is not None
+        return 2 * prod(self.shapes[0]) * self.shapes[1][-1]
+
+    def arrays(self) -> dict[str, Param | Buffer]:
+        """The embedding's weight itself."""
+        source: Any = self.source
+        return {"weight": source.weight}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ..., D) -> (N, ..., V)."""
+        y: Tensor = linear(x, self.weight, None)
         return y

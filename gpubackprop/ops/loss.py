@@ -162,6 +162,23 @@ def _totals(xp: Any, losses: Array, count: Array) -> tuple[Array, Array]:
     return xp.asarray(losses.sum()), xp.asarray(xp.broadcast_to(count, losses.shape).sum())
 
 
+def with_auxiliary_forward(
+    b: Backend, total: Array, weight: Array, auxiliary: Array, *, samples: int
+) -> tuple[Array, Any]:
+    """total, weight (both of a loss) and auxiliary, all of shape () -> total + weight · auxiliary / samples.
+
+    So that total / weight, the mean, grows by the mean of the auxiliary loss over the samples.
+    """
+    share = weight * (1 / max(samples, 1))
+    return b.xp.asarray(total + share * auxiliary), share  # arrays, where NumPy gives scalars
+
+
+def with_auxiliary_backward(b: Backend, share: Array, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """dtotal = dy, dauxiliary = dy · weight / samples."""
+    return dy, None, dy * share
+
+
+with_auxiliary = Op(with_auxiliary_forward, with_auxiliary_backward)
 cross_entropy = Op(cross_entropy_forward, cross_entropy_backward)
 bce_with_logits = Op(bce_with_logits_forward, bce_with_logits_backward)
 mse = Op(mse_forward, mse_backward)

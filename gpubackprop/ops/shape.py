@@ -40,6 +40,26 @@ def reshape_backward(b: Backend, shape: tuple[int, ...], dy: Array, slots: Slots
     return (dy.reshape(shape),)
 
 
+def merge_forward(b: Backend, x: Array) -> tuple[Array, Any]:
+    """x (N, K, ...) -> y (N·K, ...): the items of all samples as samples."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), x.shape
+
+
+def merge_backward(b: Backend, shape: tuple[int, ...], dy: Array, slots: Slots) -> tuple[Array]:
+    """dy (N·K, ...) -> dx (N, K, ...)."""
+    return (dy.reshape(shape),)
+
+
+def divide_forward(b: Backend, x: Array, *, items: int) -> tuple[Array, Any]:
+    """x (N·K, ...) -> y (N, K, ...), K being `items`."""
+    return x.reshape(x.shape[0] // items, items, *x.shape[1:]), x.shape
+
+
+def divide_backward(b: Backend, shape: tuple[int, ...], dy: Array, slots: Slots) -> tuple[Array]:
+    """dy (N, K, ...) -> dx (N·K, ...)."""
+    return (dy.reshape(shape),)
+
+
 def flatten_forward(b: Backend, x: Array) -> tuple[Array, Any]:
     """x (N, H, W, C) -> y (N, C·H·W), channels first as PyTorch counts them; other ranks: (N, ...) -> (N, I)."""
     first = x.transpose(0, 3, 1, 2) if x.ndim == 4 else x
@@ -77,5 +97,7 @@ def pad_channels_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tu
 add = Op(add_forward, add_backward)
 concat = Op(concat_forward, concat_backward)
 reshape = Op(reshape_forward, reshape_backward)
+merge = Op(merge_forward, merge_backward)
+divide = Op(divide_forward, divide_backward)
 flatten = Op(flatten_forward, flatten_backward)
 pad_channels = Op(pad_channels_forward, pad_channels_backward)

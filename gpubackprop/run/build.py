@@ -9,12 +9,12 @@ from gpubackprop.config import Problems
 from gpubackprop.config.check import Checker
 from gpubackprop.config.document import Mark, Node
 from gpubackprop.nn.containers import Sequential
-from gpubackprop.nn.layer import Layer, Shape, layers
+from gpubackprop.nn.layer import Layer, Shapes, layers
 
 
 def build(
     model: Layer | Sequence[Any],
-    input_shape: Shape | None = None,
+    input_shape: Shapes | None = None,
     seed: int = 0,
     device: str = "cpu",
     precision: str = "float32",
@@ -23,7 +23,8 @@ def build(
 
         model = build([{"linear": 512}, "relu", {"linear": 10}], input_shape=(784,))
 
-    input_shape  of one sample, without the batch axis; may be left out where all sizes are given
+    input_shape  of one sample, without the batch axis, or of several inputs by name; may be left out where all sizes
+                 are given
     device       cpu, cuda, cuda:N or auto
     precision    float32 or float64
 
@@ -34,4 +35,4 @@ def build(
         entries = Checker(problems).entries(Node.of(list(model), Mark("model")), layers, "model")
         problems.raise_any()
         model = Sequential(*(entry.build() for entry in entries if entry is not None))
-    return model.build(None if input_shape is None else tuple(input_shape), seed, device, precision)
+    return model.build(input_shape, seed, device, precision)

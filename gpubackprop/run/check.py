@@ -17,8 +17,8 @@ from gpubackprop.config import Component, Config, Problems, Training, load_confi
 from gpubackprop.config.document import Mark
 from gpubackprop.data import DataInfo, DataOptions, Source
 from gpubackprop.errors import ConfigError, DataError, ShapeError
-from gpubackprop.nn.containers import Sequential
-from gpubackprop.nn.layer import Layer, Shape
+from gpubackprop.nn.containers import Sequential, single
+from gpubackprop.nn.layer import Layer, Shape, entry
 from gpubackprop.nn.loss import Loss
 from gpubackprop.nn.norm import BatchNorm
 from gpubackprop.optim.plateau import Plateau
@@ -156,9 +156,9 @@ class _Parts:
 
     def chain(self, components: list[Component | None]) -> Shape | None:
         """Make the model and return its output's shape; past a layer whose shape cannot be known nothing is said."""
-        shape = self.info.input_shape if self.info else None
+        shape, scope = entry(self.info.input_shape) if self.info else (None, {})
+        named: dict[str, Layer] = {}
         layers: list[Layer] = []
-        scope: dict[str, Shape] = {}
         for number, component in enumerate(components):
             made = self.made([component], even_broken=True)
             if not made:
@@ -166,15 +166,17 @@ class _Parts:
                 continue
             layer = made[0][1]
             layers.append(layer)
-            if shape is not None:
-                shape = self.inferred(layer, layer.name or str(number), shape, scope)
+            shape = self.inferred(layer, layer.name or str(number), shape, scope, named)
         self.model = Sequential(*layers)
         return shape
 
-    def inferred(self, layer: Layer, key: str, shape: Shape, scope: dict[str, Shape]) -> Shape | None:
+    def inferred(
+        self, layer: Layer, key: str, shape: Shape | None, scope: dict[str, Shape], named: dict[str, Layer]
+    ) -> Shape | None:
         """The layer's output shape, or None after a problem was reported where the inner layer stands."""
         try:
-            return layer.infer(shape, scope)
+            layer.link(named)
+            return None if shape is None else layer.infer(single(shape), scope)
         except ShapeError as error:
             inner = error.under(key, layer)
             origin = getattr(inner.layer, "origin", None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.loss import Loss
 from gpubackprop.tape import Tape
 from gpubackprop.training.metric import Metric, Totals
-from gpubackprop.training.step import Batch, batch_loss, on_device
+from gpubackprop.training.step import Batch, batch_loss, on_device, target_mask
 
 
 @np.errstate(all="ignore")  # as in a step: the figures tell, where a GPU would be silent too
@@ -20,15 +21,29 @@ def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Itera
     backend = model.built.backend
     losses = Totals(backend.xp)
     totals = [Totals(backend.xp) for _ in metrics]
+    carry: dict[str, Any] = {}
     for host in batches:
         batch = on_device(model, loss, host)
-        output, total, weight = batch_loss(model, loss, Tape(backend), batch)
+        output, total, weight = batch_loss(model, loss, Tape(backend, carry=carry), batch)
         losses.add([total.value, weight.value])
+        values, targets = _values(output), _counted(backend.xp, output, batch)
         for metric, so_far in zip(metrics, totals, strict=True):
-            so_far.add(metric.sums(backend.xp, output.value, batch["targets"]))
+            so_far.add(metric.sums(backend.xp, values, targets))
     total_loss, total_weight = losses.read(backend.to_host)
     found = {"loss": total_loss / total_weight if total_weight else float("nan")}
     return found | {m.name: m.value(*t.read(backend.to_host)) for m, t in zip(metrics, totals, strict=True)}
+
+
+def _values(output: Any) -> Any:
+    return {name: each.value for name, each in output.items()} if isinstance(output, Mapping) else output.value
+
+
+def _counted(xp: Any, output: Any, batch: Batch) -> Any:
+    """The targets, with class numbers that the mask leaves out below zero, where metrics leave them out too."""
+    mask, targets = target_mask(output, batch), batch["targets"]
+    if mask is None or targets.dtype.kind != "i":
+        return targets
+    return xp.where(mask.reshape(mask.shape + (1,) * (targets.ndim - mask.ndim)), targets, -1)
 
 
 def outputs(model: Layer, inputs: HostArray, batch_size: int) -> Iterator[HostArray]:

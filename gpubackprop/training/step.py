@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,12 +11,14 @@ from gpubackprop.backend import Array, Backend
 from gpubackprop.errors import UsageError
 from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.loss import Loss
+from gpubackprop.ops.loss import with_auxiliary
 from gpubackprop.optim import Optimizer
 from gpubackprop.optim.clip import clip_norm, clip_value
 from gpubackprop.parameters import Param
 from gpubackprop.tape import Tape, Tensor
 
-#: Named arrays of one batch: inputs (N, *shape), targets (N, ...), and where the loss takes them mask, weight.
+#: Named arrays of one batch: inputs (N, *shape), targets (N, ...); perhaps mask (N, T), which positions are real, and
+#: weight (N,) of the samples. Where there are several inputs, masks or targets, they are dicts of arrays.
 Batch: TypeAlias = Mapping[str, Any]
 
 
@@ -44,6 +46,7 @@ class TrainStep:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.grad_norm: Array | None = None
+        self.carries: list[dict[str, Any]] = []  #: states of stateful layers after the last step, by micro-batch
         self._backend = model.built.backend
         self._update = self._backend.capture(self.update)
         self._number = self._backend.from_host(np.zeros((), np.uint64))
@@ -58,7 +61,8 @@ class TrainStep:
     def update(self, batches: Sequence[Batch]) -> Array:
         """The part that can be captured: everything but moving data to the device and counting."""
         params = self.optimizer.params
-        losses, weight, tapes = accumulate(self.model, self.loss, batches, self._number)
+        self.carries += [{} for _ in range(len(batches) - len(self.carries))]
+        losses, weight, tapes = accumulate(self.model, self.loss, batches, self._number, self.carries[: len(batches)])
         params.grad /= weight
         if self.clip_value is not None:
             clip_value(self._backend, params.grad, self.clip_value)
@@ -85,7 +89,11 @@ def value_and_grad(model: Layer, loss: Loss, x: Any, target: Any, *, step: int =
 
 
 def accumulate(
-    model: Layer, loss: Loss, batches: Sequence[Batch], step: int | Array
+    model: Layer,
+    loss: Loss,
+    batches: Sequence[Batch],
+    step: int | Array,
+    carries: Sequence[dict[str, Any] | None] | None = None,
 ) -> tuple[Array, Array, list[Tape]]:
     """Forward and backward over micro-batches on the device, filling the gradient of the summed loss.
 
@@ -97,8 +105,8 @@ def accumulate(
     losses: Any = 0.0
     weights: Any = 0.0
     first = 0
-    for batch in batches:
-        count = batch["inputs"].shape[0]
+    for batch, carry in zip(batches, carries or [None] * len(batches), strict=True):
+        count = samples_in(batch)
         samples = built.backend.xp.arange(first, first + count)
         tape = Tape(
             built.backend,
@@ -108,6 +116,7 @@ def accumulate(
             step=step,
             samples=samples,
             written=written,
+            carry=carry,
         )
         total, weight = batch_loss(model, loss, tape, batch)[1:]
         tape.backward(total)
@@ -119,11 +128,32 @@ def accumulate(
     return losses, weights, tapes
 
 
-def batch_loss(model: Layer, loss: Loss, tape: Tape, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def batch_loss(model: Layer, loss: Loss, tape: Tape, batch: Batch) -> tuple[Any, Tensor, Tensor]:
     """The model's output, and the loss's sum and weight, for one batch on the device."""
-    output = model.forward(tape.input(batch["inputs"]))
-    total, weight = loss.forward(output, batch["targets"], weight=batch.get("weight"), mask=batch.get("mask"))
+    output: Any = model.forward(tape.input(batch["inputs"], mask=batch.get("mask")))
+    mask = target_mask(output, batch)
+    total, weight = loss.forward(output, batch["targets"], weight=batch.get("weight"), mask=mask)
+    for auxiliary in tape.losses:
+        total = with_auxiliary(total, weight.value, auxiliary, samples=samples_in(batch))
     return output, total, weight
+
+
+def target_mask(output: Any, batch: Batch) -> Array | None:
+    """Which targets count: the mask that came with the output, else the batch's own, where it belongs to targets."""
+    mask, targets = getattr(output, "mask", None), batch["targets"]
+    if mask is None:
+        mask = batch.get("mask")
+    if mask is None or isinstance(mask, Mapping) or isinstance(targets, Mapping):
+        return None
+    if mask.ndim > 1 and mask.shape != targets.shape[: mask.ndim]:
+        return None  # it is the inputs' own: a class for a whole sequence
+    return mask
+
+
+def samples_in(batch: Batch) -> int:
+    """How many samples a batch holds."""
+    inputs = batch["inputs"]
+    return int(np.shape(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)[0])
 
 
 def as_batches(data: Sequence[Any]) -> Sequence[Batch]:
@@ -142,12 +172,13 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
 
     Raises UsageError, ShapeError where the arrays do not fit together, the model or the loss.
     """
-    count = np.shape(batch["inputs"])[0]
-    for name, array in batch.items():
+    count = samples_in(batch)
+    for name, array in _named(batch):
         if np.shape(array)[:1] != (count,):
             raise UsageError(f"batch[{name!r}] has shape {np.shape(array)}, but inputs holds {count} samples")
-    if isinstance(batch["targets"], np.ndarray):  # on the host still, where looking at values waits for nothing
-        loss.check_targets(batch["targets"])
+    targets = batch["targets"]
+    if all(isinstance(array, np.ndarray) for _, array in _named({"targets": targets})):
+        loss.check_targets(targets)  # on the host still, where looking at values waits for nothing
     inputs, built = model.as_input(batch["inputs"]), model.built
     return {
         name: inputs if name == "inputs" else _plain(built.backend, array, built.parameters.dtype)
@@ -155,7 +186,18 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
     }
 
 
-def _plain(backend: Backend, array: Any, dtype: Any) -> Array:
+def _named(batch: Batch) -> Iterator[tuple[str, Any]]:
+    """The arrays of a batch, of dicts each for itself, as `inputs.source`."""
+    for name, value in batch.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", array) for key, array in value.items())
+        else:
+            yield name, value
+
+
+def _plain(backend: Backend, array: Any, dtype: Any) -> Any:
+    if isinstance(array, Mapping):
+        return {name: _plain(backend, each, dtype) for name, each in array.items()}
     here = array if backend.owns(array) else backend.from_host(array)
     kind = np.dtype(here.dtype).kind
     wanted = np.dtype(dtype) if kind == "f" else np.dtype(np.int64) if kind in "iu" else np.dtype(here.dtype)

@@ -20,6 +20,7 @@ class LayerSpec:
     shape          of one input sample, in our layout (H, W, C), (T, D), (I,)
     channels_first whether PyTorch's module takes and gives channels first; ours are moved there and back
     random         draws random numbers in training, so that only inference can be compared
+    symbols        the input holds integers below this number; 0: floats
     """
 
     name: str
@@ -28,6 +29,7 @@ class LayerSpec:
     shape: tuple[int, ...]
     channels_first: bool = False
     random: bool = False
+    symbols: int = 0
 
 
 def table() -> list[LayerSpec]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from gpubackprop.nn.containers import Add, Concat, Parallel, Repeat, Residual, Save, Sequential
+from collections import OrderedDict
+
+from gpubackprop.nn.containers import Each, Parallel, Repeat, Residual, Sequential
 from gpubackprop.nn.linear import Linear
+from gpubackprop.nn.skip import Add, Concat, Input, Save, Share
 from tests.nn.specs import LayerSpec
 
 
@@ -39,6 +42,21 @@ def _linears(**sizes):
 
 def _unet():
     return Sequential(Linear(None, 4), Save("a"), Linear(None, 3), Concat("a"), Save("b"), Linear(None, 7), Add("b"))
+
+
+def _shared():
+    from torch import nn
+
+    twice = nn.Linear(5, 5)
+    return nn.Sequential(OrderedDict([("twice", twice), ("1", nn.Linear(5, 5)), ("2", twice)]))
+
+
+def _residual(nn):
+    module = nn.Module()
+    module.add_module("0", nn.Linear(5, 4))
+    module.add_module("1", nn.Sequential(*(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))))
+    module.add_module("shortcut", nn.Sequential(nn.Linear(5, 4)))
+    return module
 
 
 ROWS = [
@@ -93,6 +111,35 @@ ROWS = [
         _module(
             _linears(_0=(5, 4), _2=(4, 3), _5=(7, 7)),
             lambda m, x: (lambda a: (lambda b: m["5"](b) + b)(_cat(m["2"](a), a)))(m["0"](x)),
+        ),
+        (5,),
+    ),
+    LayerSpec(
+        "back to a saved tensor",
+        lambda: Sequential(Save("x"), Linear(None, 4), Save("a"), Input("x"), Linear(None, 4), Add("a")),
+        _module(_linears(_1=(5, 4), _4=(5, 4)), lambda m, x: m["1"](x) + m["4"](x)),
+        (5,),
+    ),
+    LayerSpec(
+        "a shared layer",
+        lambda: Sequential(Linear(None, 5).named("twice"), Linear(None, 5), Share("twice")),
+        _shared,
+        (5,),
+    ),
+    LayerSpec(
+        "each item by the same layers",
+        lambda: Each([Linear(None, 4), Linear(None, 2)]),
+        _module(_linears(_0=(5, 4), _1=(4, 2)), lambda m, x: m["1"](m["0"](x))),
+        (3, 5),
+    ),
+    LayerSpec(
+        "recomputed, nested",
+        lambda: Sequential(
+            Residual([Linear(None, 4), Repeat(2, [Linear(None, 4)], recompute=True)], [Linear(None, 4)], recompute=True)
+        ),
+        _module(
+            lambda nn: {"0": _residual(nn)},
+            lambda m, x: m["0"].shortcut[0](x) + m["0"]._modules["1"](m["0"]._modules["0"](x)),
         ),
         (5,),
     ),

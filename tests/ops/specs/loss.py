@@ -101,7 +101,24 @@ def _regression(name, theirs, label, inputs, **options):
     )
 
 
+def _scalars(rng):
+    return np.array(rng.normal()), np.array(6.5), np.array(rng.normal())
+
+
+def _with_auxiliary(total, weight, auxiliary, *, samples):
+    return total + weight * auxiliary / samples
+
+
 ROWS = [
+    OpSpec(
+        "with_auxiliary",
+        loss.with_auxiliary,
+        _scalars,
+        _with_auxiliary,
+        {"samples": 3},
+        constants=(1,),
+        batched=(),
+    ),
     _ce("", _classes(7)),
     _ce(", uint8 targets", _classes(7, dtype=np.uint8)),
     _ce(", large logits", _classes(7, scale=1000.0)),
