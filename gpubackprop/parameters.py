@@ -43,16 +43,22 @@ class _Stored:
 class Param(_Stored):
     """A trainable array of a layer. Layers declare its shape and initialiser; building the model gives it memory.
 
-    `value` and `grad` are views of the model's flat buffers. `kind` is what weight-decay options call it.
+    `value` and `grad` are views of the model's flat buffers. `kind` is what weight-decay options call it. `fixed` is
+    the index of a row that has no gradient by definition: the padding row of a table.
     """
 
     grad: Array = None
 
     def __init__(
-        self, shape: Sequence[int], init: Init, layout: Sequence[int] | None = None, kind: str = "weight"
+        self,
+        shape: Sequence[int],
+        init: Init,
+        layout: Sequence[int] | None = None,
+        kind: str = "weight",
+        fixed: int | None = None,
     ) -> None:
         super().__init__(shape, layout)
-        self.init, self.kind = init, kind
+        self.init, self.kind, self.fixed = init, kind, fixed
         self.needs_grad = True
 
 

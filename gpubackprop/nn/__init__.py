@@ -6,6 +6,7 @@ from gpubackprop.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Si
 from gpubackprop.nn.containers import Container, Each, Heads, Parallel, Repeat, Residual, Sequential
 from gpubackprop.nn.conv import Conv2d
 from gpubackprop.nn.dropout import Dropout
+from gpubackprop.nn.embedding import Embedding, EmbeddingBag, OneHot
 from gpubackprop.nn.layer import Layer, layers
 from gpubackprop.nn.linear import Linear, TiedLinear
 from gpubackprop.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, Loss, MSELoss, losses
@@ -38,6 +39,8 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Each",
+    "Embedding",
+    "EmbeddingBag",
     "Flatten",
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
@@ -53,6 +56,7 @@ __all__ = [
     "Loss",
     "MSELoss",
     "MaxPool2d",
+    "OneHot",
     "PadChannels",
     "Parallel",
     "ReLU",

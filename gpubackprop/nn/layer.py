@@ -41,6 +41,7 @@ class Layer:
     path: str = ""  #: the key prefix in the model, known once built
     shapes: tuple[Shape, Shape] | None = None  #: of one input and output sample, known once inferred
     origin: object = None  #: the config's component that this layer was built from, for messages
+    dtype: Any = np.float32  #: of the model's floats, known once built
     _built: _Built | None = None
     _checked: Shapes | None = None  # the input shape that was inferred last
 
@@ -131,7 +132,7 @@ class Layer:
         seen: dict[int, dict[str, Param | Buffer]] = {}
         for path, layer in self.walk():
             if id(layer) not in seen:
-                layer.path = path
+                layer.path, layer.dtype = path, PRECISIONS[precision]
                 seen[id(layer)] = _declare(layer)
             stored |= {f"{path}.{name}".lstrip("."): array for name, array in seen[id(layer)].items()}
         first = {id(array): key for key, array in reversed(stored.items())}  # the first name wins

@@ -22,6 +22,7 @@ class OpSpec:
                called as torch(*inputs, **options)
     outputs    how many of the op's outputs have gradients (the first ones)
     constants  indices of float inputs that the op gives no gradient for (masks, running statistics)
+    fixed      by input, an index of what has no gradient by definition: the padding row of a table
     batched    indices of inputs whose first axis is the batch; (): the op does not take an empty batch
     """
 
@@ -33,6 +34,7 @@ class OpSpec:
     outputs: int = 1
     constants: tuple[int, ...] = ()
     batched: tuple[int, ...] = (0,)
+    fixed: dict[int, int] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
