@@ -4,12 +4,15 @@ from gpubackprop.data.arrays import Arrays, Memory
 from gpubackprop.data.cifar import Cifar
 from gpubackprop.data.digits import Digits
 from gpubackprop.data.idx import Idx
+from gpubackprop.data.inputs import Inputs, read_inputs
 from gpubackprop.data.loader import Batch, Loader, batches_in, prefetch
 from gpubackprop.data.options import DataOptions
 from gpubackprop.data.prepare import Data, check, prepare
-from gpubackprop.data.preprocessing import Inputs, Preprocessing, read_inputs
+from gpubackprop.data.preprocessing import Preprocessing
 from gpubackprop.data.source import DataInfo, Source, Split, Splits, sources
+from gpubackprop.data.text import Text
 from gpubackprop.data.transform import Augmentation, Transform, augmentations, transforms
+from gpubackprop.data.vocabulary import Vocabulary
 
 __all__ = [
     "Arrays",
@@ -28,7 +31,9 @@ __all__ = [
     "Source",
     "Split",
     "Splits",
+    "Text",
     "Transform",
+    "Vocabulary",
     "augmentations",
     "batches_in",
     "check",

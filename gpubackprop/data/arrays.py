@@ -125,7 +125,7 @@ class Memory(Source):
         if unknown:
             close = did_you_mean(unknown[0], SPLITS)
             raise DataError(f"data: unknown split {unknown[0]!r}; allowed: {', '.join(SPLITS)}{close}")
-        self._splits = {name: _from_memory(name, pair) for name, pair in data.items()}
+        self._splits: dict[SplitName, Split] = {name: _from_memory(name, data[name]) for name in SPLITS if name in data}
         if not self._splits:
             raise DataError('data: no arrays; expected {"train": (x, y)}')
 
@@ -133,7 +133,8 @@ class Memory(Source):
         """Of the arrays themselves."""
         first = next(iter(self._splits.values()))
         counts = {name: len(split) for name, split in self._splits.items()}
-        return describe(first, numbered_classes(first.targets), counts)
+        labels = first.labels()
+        return describe(first, None if labels is None else numbered_classes(labels), counts)
 
     def read(self, name: SplitName) -> Split | None:
         """The arrays, not copied."""

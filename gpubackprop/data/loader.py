@@ -10,13 +10,13 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from gpubackprop.data.source import Array, Rows, Split
+from gpubackprop.data.source import Array, Rows, Split, Value, over
 from gpubackprop.data.split import permutation
 from gpubackprop.data.transform import Augmentation, Draw, Transform, as_input
 from gpubackprop.errors import DataError
 
 T = TypeVar("T")
-Batch = dict[str, Array]
+Batch = dict[str, Value]
 
 
 def batches_in(samples: int, batch_size: int, drop_last: bool = False) -> int:
@@ -43,6 +43,7 @@ class Loader:
         augment: Sequence[Augmentation] = (),
         shuffle: bool = False,
         drop_last: bool = False,
+        reconstruct: bool = False,
     ) -> None:
         if not len(split):
             raise DataError("a split has no samples")
@@ -54,6 +55,7 @@ class Loader:
         self.split, self.batch_size, self.seed, self.dtype = split, batch_size, seed, np.dtype(dtype)
         self.transforms, self.augment = list(transforms), list(augment)
         self.shuffle, self.drop_last = shuffle, drop_last
+        self.reconstruct = reconstruct  # the targets are the inputs, as the model gets them
         self._latest: tuple[int, Rows] | None = None
 
     def __len__(self) -> int:
@@ -70,30 +72,56 @@ class Loader:
         latest = self._latest
         if latest is None or latest[0] != epoch:
             count = len(self.split)
-            order = permutation(count, self.seed, "data.order", epoch) if self.shuffle else np.arange(count)
+            if self.split.contiguous:
+                order = streams(count, self.batch_size)
+            else:
+                order = permutation(count, self.seed, "data.order", epoch) if self.shuffle else np.arange(count)
             self._latest = latest = (epoch, order)
         return latest[1]
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """inputs (B, *input_shape), C-contiguous, and targets (B, *target_shape), of batch `index` of this epoch.
+        """inputs (B, *input_shape), C-contiguous, targets (B, *target_shape), of batch `index` of this epoch; and mask,
+        weight where the split has them. Several inputs or targets are dicts of such arrays.
 
         Inputs have the loader's dtype (int64 for words and symbols), integer targets int64, others the loader's dtype.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of an epoch of {len(self)}")
         samples = self.order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
-        raw, targets = self.split.take(samples)
+        batch = self.split.take(samples)
+        batch["inputs"] = over(lambda raw: self._input(raw, epoch, samples), batch["inputs"])
+        if self.reconstruct:
+            batch["targets"] = over(np.copy, batch["inputs"])
+        elif "targets" in batch:
+            batch["targets"] = over(self._number, batch["targets"])
+        if "weight" in batch:
+            batch["weight"] = over(self._number, batch["weight"])
+        return batch
+
+    def _input(self, raw: Array, epoch: int, samples: Rows) -> Array:
         inputs = as_input(raw, self.dtype)
         for position, augmentation in enumerate(self.augment):
             inputs = augmentation(inputs, Draw(self.seed, epoch, samples, f"data.augment.{position}"))
         for transform in self.transforms:
             inputs = transform(inputs)
-        kind = np.int64 if targets.dtype.kind in "ui" else self.dtype
-        return {"inputs": np.ascontiguousarray(inputs), "targets": targets.astype(kind, copy=False)}
+        return np.ascontiguousarray(inputs)
+
+    def _number(self, array: Array) -> Array:
+        return array.astype(np.int64 if array.dtype.kind in "ui" else self.dtype, copy=False)
 
     def batches(self, epoch: int = 0, start: int = 0, depth: int = 2) -> Iterator[Batch]:
         """The batches of an epoch from `start` on, prepared ahead."""
         return prefetch(lambda index: self.batch(epoch, start + index), len(self) - start, depth)
+
+
+def streams(count: int, batch_size: int) -> Rows:
+    """Order of consecutive pieces (N,) in which row r of each whole batch goes on with the r-th stream.
+
+    What does not fill the streams evenly comes last, as a smaller batch.
+    """
+    length = count // batch_size
+    even = np.arange(length * batch_size).reshape(batch_size, length).T
+    return np.concatenate([even.reshape(-1), np.arange(even.size, count)])
 
 
 def prefetch(produce: Callable[[int], T], count: int, depth: int = 2) -> Iterator[T]:

@@ -14,7 +14,7 @@ from gpubackprop.data.options import DataOptions
 from gpubackprop.data.preprocessing import Preprocessing
 from gpubackprop.data.source import Array, DataInfo, Source, Split, Splits, sources
 from gpubackprop.data.split import held_out_count, hold_out
-from gpubackprop.data.transform import Transform, as_input
+from gpubackprop.data.transform import Augmentation, Transform, as_input
 from gpubackprop.errors import DataError
 
 FIT_BATCH = 4096  #: samples at a time while a transform measures the training inputs
@@ -33,6 +33,15 @@ class Data:
 
 def check(source: Source, options: DataOptions) -> DataInfo:
     """What `prepare` will find, from headers alone; DataError or ShapeError for all that can be known to fail."""
+    return _check(_dividing(source, options), options)
+
+
+def _dividing(source: Source, options: DataOptions) -> Source:
+    share = options.validation
+    return source if isinstance(share, str) or not share else source.holding_out(share)
+
+
+def _check(source: Source, options: DataOptions) -> DataInfo:
     info = source.info()
     counts = dict(info.counts)
     if "train" not in counts:
@@ -53,10 +62,16 @@ def check(source: Source, options: DataOptions) -> DataInfo:
             f"data.drop_last leaves nothing: {counts['train']} training samples are less than one batch of "
             f"{options.batch_size}; lower batch_size or set drop_last: false"
         )
-    for augmentation in options.augment:
-        augmentation.check(info.input_shape)
-    for transform in options.transforms:
-        transform.check(info.input_shape)
+    changes: list[Augmentation | Transform] = [*options.augment, *options.transforms]
+    for change in changes:
+        if isinstance(info.input_shape, dict):
+            names = ", ".join(info.input_shape)
+            raise DataError(f"data.transforms, data.augment: this data has several inputs ({names}); leave them out")
+        if not info.float_inputs:
+            raise DataError("data.transforms, data.augment: the inputs are numbers of tokens; leave them out")
+        change.check(info.input_shape)
+    if options.targets == "inputs":
+        info = _reconstructing(info)
     order = [name for name in ("train", "validation", "test") if name in counts]
     return dataclasses.replace(info, counts={name: counts[name] for name in order})
 
@@ -74,7 +89,8 @@ def prepare(
     With the `preprocessing` of an earlier run its transforms are used as they were fitted then. The training loader
     shuffles by (seed, epoch); the others keep the order of the data.
     """
-    info = check(source, options)
+    source = _dividing(source if preprocessing is None else source.after(preprocessing), options)
+    info = _check(source, options)
     splits = _with_validation(source, source.load(), options, seed)
     present = {name: split for name in info.counts if (split := getattr(splits, name)) is not None}
     info = dataclasses.replace(info, counts={name: len(split) for name, split in present.items()})
@@ -83,6 +99,7 @@ def prepare(
         preprocessing = Preprocessing.of(sources.name_of(type(source)), info, fitted)
     for name, split in present.items():
         preprocessing.check(split, f"{name} split")
+    reconstruct = options.targets == "inputs"
     train = Loader(
         splits.train,
         options.batch_size,
@@ -92,9 +109,14 @@ def prepare(
         augment=options.augment,
         shuffle=options.shuffle,
         drop_last=options.drop_last,
+        reconstruct=reconstruct,
     )
     validation, test = (
-        None if split is None else Loader(split, options.batch_size, dtype=dtype, transforms=preprocessing.transforms)
+        None
+        if split is None
+        else Loader(
+            split, options.batch_size, dtype=dtype, transforms=preprocessing.transforms, reconstruct=reconstruct
+        )
         for split in (splits.validation, splits.test)
     )
     return Data(info, train, validation, test, preprocessing)
@@ -110,7 +132,9 @@ def fit(transforms: Sequence[Transform], train: Split, dtype: npt.DTypeLike = np
 
 def _inputs(split: Split, transforms: tuple[Transform, ...], dtype: npt.DTypeLike) -> Iterator[Array]:
     for first in range(0, len(split), FIT_BATCH):
-        inputs = as_input(split.take(np.arange(first, min(first + FIT_BATCH, len(split))))[0], dtype)
+        raw = split.take(np.arange(first, min(first + FIT_BATCH, len(split))))["inputs"]
+        assert isinstance(raw, np.ndarray), "_check lets no transform near several inputs"
+        inputs = as_input(raw, dtype)
         for transform in transforms:
             inputs = transform(inputs)
         yield inputs
@@ -125,6 +149,13 @@ def _with_validation(source: Source, splits: Splits, options: DataOptions, seed:
         return splits
     train, validation = hold_out(splits.train, options.validation, seed, "data.validation")
     return dataclasses.replace(splits, train=train, validation=validation)
+
+
+def _reconstructing(info: DataInfo) -> DataInfo:
+    """Of data whose targets are its inputs, as the model gets them."""
+    if isinstance(info.input_shape, dict) or not info.float_inputs:
+        raise DataError("data.targets: inputs needs a single input of numbers; leave it out")
+    return dataclasses.replace(info, target_shape=info.input_shape, target_dtype="float32", classes=None)
 
 
 def _check_alike(info: DataInfo, other: DataInfo, path: str) -> None:

@@ -32,7 +32,7 @@ def test_splits_and_info(path: Path):
     assert info.target_shape == ()
     assert info.classes == ["0", "1", "2"]
     assert info.counts == {"train": 8, "test": 2}
-    inputs, targets = splits.train.take(np.array([6, 1]))
+    inputs, targets = splits.train.take(np.array([6, 1])).values()
     np.testing.assert_array_equal(inputs, X[[6, 1]])
     np.testing.assert_array_equal(targets, Y[[6, 1]])
     assert splits.validation is None
@@ -43,7 +43,7 @@ def test_npy_files_stay_on_disk_and_batches_are_copies(tmp_path: Path):
     np.save(tmp_path / "y_train.npy", Y)
     train = Arrays(str(tmp_path)).read("train")
     assert isinstance(train.inputs, np.memmap)
-    inputs, _ = train.take(np.array([5, 0, 5]))
+    inputs, _ = train.take(np.array([5, 0, 5])).values()
     np.testing.assert_array_equal(inputs, X[[5, 0, 5]])
     inputs += 1  # a batch may be written into; the file never is
 

@@ -43,7 +43,7 @@ def test_planes_become_channels_and_batches_are_joined_in_order(folder: Path):
     assert info.input_shape == (32, 32, 3)
     assert info.counts == {"train": 20, "test": 3}
     assert info.classes[3] == "cat"
-    images, labels = splits.train.take(np.arange(20))
+    images, labels = splits.train.take(np.arange(20)).values()
     np.testing.assert_array_equal(images[5, 9, 30], [9, 109, 209])
     np.testing.assert_array_equal(labels, [1, 2, 3, 4, 2, 3, 4, 5, 3, 4, 5, 6, 4, 5, 6, 7, 5, 6, 7, 8])
     np.testing.assert_array_equal(splits.test.labels(), [7, 8, 9])

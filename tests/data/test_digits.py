@@ -16,7 +16,7 @@ def test_info_agrees_with_what_is_loaded():
     assert splits.validation is None
     assert info.counts == {"train": len(splits.train), "test": len(splits.test)} == {"train": 1437, "test": 360}
     for split in (splits.train, splits.test):
-        inputs, labels = split.take(np.arange(len(split)))
+        inputs, labels = split.take(np.arange(len(split))).values()
         assert inputs.shape[1:] == info.input_shape == (8, 8, 1)
         assert inputs.dtype == info.input_dtype
         assert labels.dtype == info.target_dtype
@@ -26,7 +26,7 @@ def test_info_agrees_with_what_is_loaded():
 def test_images_are_scikit_learns_with_white_at_255():
     train = Digits().read("train")
     expected = load_digits().images[train.rows]
-    images, labels = train.take(np.arange(len(train)))
+    images, labels = train.take(np.arange(len(train))).values()
     np.testing.assert_allclose(images[..., 0] / 255, expected / 16, atol=0.5 / 255)
     np.testing.assert_array_equal(labels, load_digits().target[train.rows])
 

@@ -26,7 +26,7 @@ def test_images_labels_and_info(idx_folder: Path):
     assert info.input_dtype == "uint8"
     assert info.classes == ["0", "1", "2"]
     assert info.counts == {"train": 30, "test": 10}
-    images, labels = splits.test.take(np.array([7, 2]))
+    images, labels = splits.test.take(np.array([7, 2])).values()
     np.testing.assert_array_equal(images[:, 0, 0, 0], [7, 2])
     np.testing.assert_array_equal(images[0, :, :, 0], 7 + np.arange(20).reshape(5, 4))
     np.testing.assert_array_equal(labels, [1, 2])
