@@ -1,4 +1,4 @@
-"""Commands that use a trained run: evaluate and predict."""
+"""Commands that use a trained run: evaluate, predict and generate."""
 
 from __future__ import annotations
 
@@ -78,6 +78,34 @@ def predict(
     except OSError as error:
         raise UsageError(f"{output}: cannot be written ({error.strerror})") from error
     note(f"wrote {len(rows)} predictions to {output}")
+
+
+@app.command()
+def generate(
+    run_dir: RunArgument,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What the text begins with.")] = "",
+    tokens: Annotated[int, typer.Option(metavar="N", help="How many tokens to write at most.")] = 200,
+    temperature: Annotated[float, typer.Option(help="Below 1: likelier tokens; 0: always the likeliest.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(metavar="P", help="Draw from the fewest tokens that have probability P together.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    samples: Annotated[int, typer.Option(metavar="N", help="How many texts to write.")] = 1,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Write text with a trained language model."""
+    from gpubackprop.run.use import Run
+
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "samples": samples}
+    texts, shown = [""], ""
+    for texts in Run(run_dir, device).writing(prompt, tokens, checkpoint, **options):
+        # A character in the making, of byte-pair pieces, may still change.
+        if samples == 1 and texts[0].startswith(shown) and not texts[0].endswith("\N{REPLACEMENT CHARACTER}"):
+            print(texts[0][len(shown) :], end="", flush=True)
+            shown = texts[0]
+    print(texts[0][len(shown) :] if samples == 1 else "\n".join(texts))
 
 
 def _csv(rows: Sequence[dict[str, Any]], file: TextIO) -> None:

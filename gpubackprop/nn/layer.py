@@ -37,6 +37,8 @@ class Layer:
     #: whether a sequence may be fed piece by piece, with what is needed of the past kept in `Tape.cache`
     streams: bool = False
 
+    bounded: bool = False  #: whether it knows no more positions of a sequence than it was trained on
+
     name: str | None = None  #: takes the place of the index in the keys
     path: str = ""  #: the key prefix in the model, known once built
     shapes: tuple[Shape, Shape] | None = None  #: of one input and output sample, known once inferred

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from math import nan
 from pathlib import Path
@@ -15,10 +16,11 @@ from gpubackprop import data as data_floor
 from gpubackprop.backend import HostArray
 from gpubackprop.config import Config, load_config
 from gpubackprop.data import Inputs, Loader, Preprocessing, read_inputs
-from gpubackprop.errors import CheckpointError, DataError
+from gpubackprop.errors import CheckpointError, DataError, UsageError
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.layer import PRECISIONS, Layer
 from gpubackprop.run.directory import RunDirectory, read_metrics
+from gpubackprop.run.generate import generate
 from gpubackprop.training import checkpoint
 from gpubackprop.training.evaluate import evaluate as evaluate_model
 from gpubackprop.training.evaluate import outputs
@@ -92,6 +94,22 @@ class Run:
         label = {"validation": "val"}.get(split, split)
         head = {"checkpoint": folder.name.strip(".").removesuffix(".old"), "split": split, "samples": len(loader.split)}
         return head | {f"{label}/{name}": value for name, value in found.items()}
+
+    def generate(self, prompt: str = "", tokens: int = 200, name: str | None = None, **options: Any) -> list[str]:
+        """Texts that a trained language model writes after `prompt`; the options are those of `generate`."""
+        return deque(self.writing(prompt, tokens, name, **options), maxlen=1).pop()
+
+    def writing(
+        self, prompt: str = "", tokens: int = 200, name: str | None = None, **options: Any
+    ) -> Iterator[list[str]]:
+        """`generate`, token by token: the texts so far. Raises UsageError for a run that is no language model."""
+        preprocessing, task = self.preprocessing, self.config.data.options.get("task", "language_model")
+        if preprocessing.vocabulary is None or task not in ("language_model", "next_token"):
+            kind = f"{self.config.data.type}, {task}" if preprocessing.vocabulary else self.config.data.type
+            raise UsageError(f"{self.directory}: not a language model (its data is {kind}); train one on data of text")
+        ((context,), _) = preprocessing.single
+        model = self.load(self.checkpoint(name))
+        return generate(model, preprocessing.vocabulary, context, prompt, tokens, **options)
 
     def _loader(self, split: str, path: str | None) -> Loader:
         config, dtype = self.config, PRECISIONS[self.config.precision]
