@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpubackprop.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from gpubackprop.nn.attention import MultiheadAttention
 from gpubackprop.nn.containers import Container, Each, Heads, Parallel, Repeat, Residual, Sequential
 from gpubackprop.nn.conv import Conv2d
 from gpubackprop.nn.dropout import Dropout
@@ -19,8 +20,10 @@ from gpubackprop.nn.pool import (
     GlobalMaxPool2d,
     MaxPool2d,
 )
+from gpubackprop.nn.position import LearnedPosition, SinusoidalPosition
 from gpubackprop.nn.shape import Flatten, PadChannels, Reshape
 from gpubackprop.nn.skip import Add, Concat, Input, Save, Share
+from gpubackprop.nn.transformer import GPTBlock, TransformerDecoderLayer, TransformerEncoderLayer
 
 __all__ = [
     "ELU",
@@ -42,6 +45,7 @@ __all__ = [
     "Embedding",
     "EmbeddingBag",
     "Flatten",
+    "GPTBlock",
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
     "Heads",
@@ -51,11 +55,13 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "LearnedPosition",
     "Linear",
     "LogSoftmax",
     "Loss",
     "MSELoss",
     "MaxPool2d",
+    "MultiheadAttention",
     "OneHot",
     "PadChannels",
     "Parallel",
@@ -68,10 +74,13 @@ __all__ = [
     "Share",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPosition",
     "Softmax",
     "Softplus",
     "Tanh",
     "TiedLinear",
+    "TransformerDecoderLayer",
+    "TransformerEncoderLayer",
     "layers",
     "losses",
 ]
