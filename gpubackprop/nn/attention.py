@@ -8,6 +8,7 @@ from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.init import xavier_uniform, zeros
 from gpubackprop.nn.layer import Layer, Shape, layers
 from gpubackprop.nn.linear import Linear
+from gpubackprop.nn.skip import saved_shape
 from gpubackprop.ops.attention import cross_projection, merge_heads, scaled_dot_product_attention, split_heads
 from gpubackprop.ops.linear import linear
 from gpubackprop.ops.position import rotary
@@ -36,7 +37,7 @@ class Projection(Linear):
         return arrays
 
 
-class Heads(Layer):
+class Attention(Layer):
     """What attention layers share: heads, rotations, masks, and the keys and values of earlier pieces of a stream."""
 
     def __init__(self, num_heads: int, dropout: float, causal: bool, rotary_base: float | None) -> None:
@@ -90,7 +91,7 @@ class Heads(Layer):
 
 
 @layers.register("multihead_attention")
-class MultiheadAttention(Heads):
+class MultiheadAttention(Attention):
     """A mean of the values, weighted by how each position's query fits the keys, in several heads; Vaswani et al. 2017.
 
     Queries come from the input (N, T, E); keys and values too, or from the tensor `memory` (N, S, M) that was saved
@@ -200,13 +201,6 @@ def sequence(shape: Shape, what: str) -> int:
     if len(shape) != 2:
         raise ShapeError(f"{what} needs sequences (T, E), got {shape}; reshape, or embed tokens first")
     return shape[1]
-
-
-def saved_shape(name: str, scope: dict[str, Shape]) -> Shape:
-    """The shape of the tensor that was saved under a name; ShapeError where there is none."""
-    if name not in scope:
-        raise ShapeError(f"memory: nothing was saved as {name!r} before; saved: {', '.join(scope) or 'nothing'}")
-    return scope[name]
 
 
 def _positions(keys: Array) -> tuple[int, int]:

@@ -22,10 +22,15 @@ class _Skip(Layer):
 
     def saved_shape(self, scope: dict[str, Shape]) -> Shape:
         """The shape that was saved under the name."""
-        if self.tensor not in scope:
-            known = f"saved: {', '.join(scope) or 'nothing'}"
-            raise ShapeError(f"nothing was saved as {self.tensor!r} before; {known}{did_you_mean(self.tensor, scope)}")
-        return scope[self.tensor]
+        return saved_shape(self.tensor, scope)
+
+
+def saved_shape(name: str, scope: dict[str, Shape]) -> Shape:
+    """The shape of the tensor that has this name by now; ShapeError where none has."""
+    if name not in scope:
+        known = f"saved: {', '.join(scope) or 'nothing'}"
+        raise ShapeError(f"nothing was saved as {name!r} before; {known}{did_you_mean(name, scope)}")
+    return scope[name]
 
 
 @layers.register("save")

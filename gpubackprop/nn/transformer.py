@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from gpubackprop.errors import ShapeError
 from gpubackprop.nn.activation import GELU, ReLU, SiLU
-from gpubackprop.nn.attention import Heads, MultiheadAttention, Projection, sequence
+from gpubackprop.nn.attention import Attention, MultiheadAttention, Projection, sequence
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.dropout import Dropout
 from gpubackprop.nn.init import normal
@@ -47,6 +47,11 @@ class _Block(Layer):
                     raise (error.under(names[id(layer)], layer) if id(layer) in names else error) from None
         self.shapes = (shape, shape)
         return shape
+
+    def link(self, named: dict[str, Layer]) -> None:
+        """The names of the layers inside are keys only: two blocks of one model have the same."""
+        if self.name is not None:
+            named[self.name] = self
 
     def settle_width(self, width: int) -> None:
         """Set the sizes that depend on the width E."""
@@ -150,7 +155,7 @@ class TransformerDecoderLayer(_TransformerLayer):
         super().__init__(d_model, dim_feedforward, dropout, activation, layer_norm_eps, norm_first, bias, attentions)
 
 
-class CausalSelfAttention(Heads):
+class CausalSelfAttention(Attention):
     """The attention of GPT-2: c_attn gives queries, keys and values, c_proj mixes the heads. (N, T, E) -> (N, T, E)."""
 
     def __init__(

@@ -27,8 +27,8 @@ def scaled_dot_product_attention_forward(
 ) -> tuple[Array, Any]:
     """q (N, h, T, D), k (N, h, S, D), v (N, h, S, V) -> y (N, h, T, V) = softmax(scale q kᵀ) v; Vaswani et al. 2017.
 
-    key_mask (N, S) boolean: False where a key is not to be seen. causal: the last query sees all keys, each query before
-    it one less, so query t sees the keys up to t + S - T. A query that sees no key gets 0. scale is 1/√D by default.
+    key_mask (N, S) boolean: False where a key is not to be seen. causal: the last query sees all keys, each query
+    before it one less: query t sees the keys up to t + S - T. A query that sees no key gets 0. scale: 1/√D by default.
     dropout zeroes each weight with that probability: samples (N,) integers and step as in `dropout`.
     """
     scale = 1 / sqrt(q.shape[-1]) if scale is None else scale
@@ -54,7 +54,7 @@ def scaled_dot_product_attention_forward(
 def scaled_dot_product_attention_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """dy (N, h, T, V) -> dq, dk, dv of their shapes.
 
-    With s = scale q kᵀ, p = softmax(s): ds = p (dp - Σ p dp), the sum being Σ y dy, over V instead of S (Dao et al. 2022).
+    With s = scale q kᵀ, p = softmax(s): ds = p (dp - Σ p dp), and Σ p dp over S is Σ y dy over V (Dao et al. 2022).
     """
     scaled, k, v, y, p, weights, kept, scale = saved
     dq = dk = dv = None
