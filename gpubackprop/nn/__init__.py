@@ -21,6 +21,7 @@ from gpubackprop.nn.pool import (
     MaxPool2d,
 )
 from gpubackprop.nn.position import LearnedPosition, SinusoidalPosition
+from gpubackprop.nn.recurrent import GRU, LSTM, RNN
 from gpubackprop.nn.shape import Flatten, PadChannels, Reshape
 from gpubackprop.nn.skip import Add, Concat, Input, Save, Share
 from gpubackprop.nn.transformer import GPTBlock, TransformerDecoderLayer, TransformerEncoderLayer
@@ -28,6 +29,9 @@ from gpubackprop.nn.transformer import GPTBlock, TransformerDecoderLayer, Transf
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool2d",
     "Add",
