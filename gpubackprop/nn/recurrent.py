@@ -111,9 +111,9 @@ class Recurrent(Layer):
         arrays: dict[str, Param | Buffer] = {}
         for layer in range(self.num_layers):
             for suffix in self.directions:
-                shapes = {"weight_ih": (rows, width), "weight_hh": (rows, self.hidden_size)}
+                shapes: dict[str, Shape] = {"weight_ih": (rows, width), "weight_hh": (rows, self.hidden_size)}
                 if self.bias:
-                    shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}  # type: ignore[dict-item]  # a Shape too
+                    shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
                 for name, shape in shapes.items():
                     param = Param(shape, self.initialiser(name), kind="weight" if len(shape) > 1 else "bias")
                     arrays[f"{name}_l{layer}{suffix}"] = param
