@@ -240,6 +240,19 @@ def test_a_cached_decoder_reads_its_initial_state_once():
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, rtol=1e-12)
 
 
+def test_recomputed_in_the_backward_pass_it_gives_the_same():
+    rng = np.random.default_rng(0)
+    x, dy, mask = rng.normal(size=(3, 6, 5)), rng.normal(size=(3, 6, 4)), mask_of([4, 6, 1], 6)
+    found = []
+    for recompute in (False, True):
+        layer, carry = nn.LSTM(None, 4, num_layers=2, dropout=0.5, stateful=True), {}
+        model = nn.Sequential(nn.Sequential(layer, recompute=recompute)).build((6, 5), precision="float64")
+        steps = [run(model, x, mask, dy, training=True, step=i, carry=carry) for i in range(2)]
+        found.append([a for y, grads in steps for a in (y, *grads.values())])
+    for whole, again in zip(*found, strict=True):
+        np.testing.assert_array_equal(again, whole)
+
+
 def test_dropout_acts_between_layers_in_training():
     x = np.random.default_rng(0).normal(size=(4, 6, 5))
     layer = build("LSTM", 8, num_layers=2, dropout=0.5)
