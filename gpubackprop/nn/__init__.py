@@ -11,7 +11,7 @@ from gpubackprop.nn.embedding import Embedding, EmbeddingBag, OneHot
 from gpubackprop.nn.layer import Layer, layers
 from gpubackprop.nn.linear import Linear, TiedLinear
 from gpubackprop.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, Loss, MSELoss, losses
-from gpubackprop.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, LayerNorm
+from gpubackprop.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from gpubackprop.nn.pool import (
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
@@ -52,9 +52,11 @@ __all__ = [
     "GPTBlock",
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
+    "GroupNorm",
     "Heads",
     "HuberLoss",
     "Input",
+    "InstanceNorm",
     "L1Loss",
     "Layer",
     "LayerNorm",
@@ -69,6 +71,7 @@ __all__ = [
     "OneHot",
     "PadChannels",
     "Parallel",
+    "RMSNorm",
     "ReLU",
     "Repeat",
     "Reshape",

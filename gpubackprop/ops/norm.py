@@ -1,6 +1,6 @@
-"""Normalisation: by the statistics of the batch, of the past, or of each sample.
+"""Normalisation by the statistics of the batch, or of the past (Ioffe and Szegedy 2015).
 
-Ioffe and Szegedy 2015 (batch norm); Ba, Kiros and Hinton 2016 (layer norm). Letters: M values per channel, C channels.
+Letters: M values per channel, C channels. Norms by the statistics of each sample are in sample_norm.py.
 """
 
 from __future__ import annotations
@@ -112,42 +112,6 @@ def update_statistics(
     running_var += share * (var * (count / (count - 1)) - running_var)
 
 
-def layer_norm_forward(
-    b: Backend, x: Array, weight: Array | None, bias: Array | None, *, axes: int = 1, eps: float = 1e-5
-) -> tuple[Array, Any]:
-    """x (N, ..., *S), weight and bias (*S) or None -> y (N, ..., *S), normalised over S, the last `axes` axes."""
-    shape = x.shape[x.ndim - axes :]
-    flat = x.reshape(-1, prod(shape))  # (M, I)
-    y = flat - flat.mean(axis=1, keepdims=True)
-    rstd = 1.0 / b.xp.sqrt((y * y).mean(axis=1, keepdims=True) + eps)
-    y *= rstd
-    normal = y
-    if weight is not None:
-        y = y * weight.reshape(-1)
-    if bias is not None:
-        y = y + bias.reshape(-1)
-    return y.reshape(x.shape), (normal, weight, rstd, shape)
-
-
-def layer_norm_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
-    """dy (N, ..., *S) -> dx, dweight (*S), dbias (*S).
-
-    With x̂ the normalised x and dx̂ = dy weight: dx = rstd (dx̂ − mean(dx̂) − x̂ mean(dx̂ x̂)), means over S.
-    """
-    normal, weight, rstd, shape = saved
-    flat = dy.reshape(normal.shape)
-    dx = None
-    if slots[0].wanted:
-        dnormal = flat if weight is None else flat * weight.reshape(-1)
-        dx = dnormal - dnormal.mean(axis=1, keepdims=True)
-        dx -= normal * (dnormal * normal).mean(axis=1, keepdims=True)
-        dx *= rstd
-        dx = dx.reshape(dy.shape)
-    dweight = (flat * normal).sum(axis=0).reshape(shape) if slots[1].wanted else None
-    dbias = flat.sum(axis=0).reshape(shape) if slots[2].wanted else None
-    return dx, dweight, dbias
-
-
 def _normalised(b: Backend, rows: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
     """rows (M, K), the others (C,) -> (rows − mean) rstd weight + bias, (M, K)."""
     centre, scale = across(b, mean, rows), across(b, rstd if weight is None else rstd * weight, rows)
@@ -184,4 +148,3 @@ def _pieces(b: Backend, rows: Array) -> Iterator[tuple[slice, Array]]:
 
 batch_norm = Op(batch_norm_forward, batch_norm_backward)
 batch_norm_inference = Op(batch_norm_inference_forward, batch_norm_inference_backward)
-layer_norm = Op(layer_norm_forward, layer_norm_backward)

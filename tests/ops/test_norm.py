@@ -7,7 +7,7 @@ import pytest
 
 from gpubackprop.backend import NumpyBackend, choose
 from gpubackprop.errors import ShapeError
-from gpubackprop.ops.norm import batch_norm, layer_norm, update_statistics
+from gpubackprop.ops.norm import batch_norm, update_statistics
 
 
 def test_float32_statistics_of_many_values_far_from_zero():
@@ -16,14 +16,6 @@ def test_float32_statistics_of_many_values_far_from_zero():
     np.testing.assert_allclose(mean, x.mean(axis=(0, 1, 2), dtype=np.float64), rtol=1e-6)
     np.testing.assert_allclose(var, x.var(axis=(0, 1, 2), dtype=np.float64), rtol=1e-3)
     assert mean.dtype == var.dtype == np.float32
-
-
-def test_float32_layer_norm_far_from_zero():
-    x = np.random.default_rng(0).normal(1000, 1, size=(8, 512)).astype(np.float32)
-    y, _ = layer_norm.forward(NumpyBackend(), x, None, None)
-    wide = x.astype(np.float64)
-    wanted = (wide - wide.mean(axis=1, keepdims=True)) / np.sqrt(wide.var(axis=1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(y, wanted, atol=2e-4)
 
 
 def test_one_value_per_channel_is_refused():

@@ -24,6 +24,27 @@ def _layer(name, shape, over, **options):
     return LayerSpec(f"layer_norm{name}", lambda: nn.LayerNorm(over, **options), torch, shape)
 
 
+def _channels(name, kind, shape, *inferred, **options):
+    """Norms of PyTorch that take the channels first, after what ours takes as well."""
+
+    def torch():
+        import torch
+
+        return getattr(torch.nn, kind)(*inferred, shape[-1], **options)
+
+    ours = getattr(nn, kind.rstrip("123d"))
+    return LayerSpec(name, lambda: ours(*inferred, **options), torch, shape, channels_first=len(shape) > 1)
+
+
+def _rms(name, shape, over, **options):
+    def torch():
+        import torch
+
+        return torch.nn.RMSNorm(over or shape[-1], **options)
+
+    return LayerSpec(f"rms_norm{name}", lambda: nn.RMSNorm(over, **options), torch, shape)
+
+
 ROWS = [
     _batch(" of rows", "BatchNorm1d", (5,)),
     _batch(" of sequences", "BatchNorm1d", (6, 5), nn.BatchNorm1d),
@@ -37,4 +58,14 @@ ROWS = [
     _layer(" of images over all", (4, 3, 5), (4, 3, 5)),
     _layer(", no bias", (6, 5), None, bias=False),
     _layer(", no affine", (6, 5), None, elementwise_affine=False, eps=1e-3),
+    _rms("", (5,), None),
+    _rms(" of sequences", (4, 6), None, eps=1e-2),
+    _rms(" over two axes, no affine", (4, 6), (4, 6), elementwise_affine=False),
+    _channels("group_norm of rows", "GroupNorm", (6,), 3),
+    _channels("group_norm of sequences", "GroupNorm", (5, 6), 2, eps=1e-3),
+    _channels("group_norm of images, no affine", "GroupNorm", (4, 3, 6), 1, affine=False),
+    _channels("instance_norm of sequences", "InstanceNorm1d", (6, 5)),
+    _channels("instance_norm of images", "InstanceNorm2d", (4, 3, 5), affine=True, eps=1e-3),
+    _channels("instance_norm, tracked", "InstanceNorm2d", (4, 3, 5), track_running_stats=True, momentum=0.3),
+    _channels("instance_norm, tracked, affine", "InstanceNorm1d", (4, 5), affine=True, track_running_stats=True),
 ]
