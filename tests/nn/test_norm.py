@@ -19,7 +19,7 @@ def test_groups_must_divide_the_channels():
     ("layer", "shape"), [(nn.GroupNorm(6), (6,)), (nn.InstanceNorm(), (6,)), (nn.InstanceNorm(), (1, 6))]
 )
 def test_a_single_value_has_no_variance(layer, shape):
-    with pytest.raises(ShapeError, match="single value|more than one position"):
+    with pytest.raises(ShapeError, match=r"single value|more than one position"):
         layer.build(shape)
 
 
