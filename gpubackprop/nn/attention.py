@@ -40,6 +40,8 @@ class Projection(Linear):
 class Attention(Layer):
     """What attention layers share: heads, rotations, masks, and the keys and values of earlier pieces of a stream."""
 
+    bounded = True
+
     def __init__(self, num_heads: int, dropout: float, causal: bool, rotary_base: float | None) -> None:
         self.num_heads, self.dropout, self.causal, self.rotary_base = num_heads, dropout, causal, rotary_base
         self.streams = causal

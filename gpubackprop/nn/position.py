@@ -16,6 +16,7 @@ class _Position(Layer):
     """Counts positions from 0; under a cache, from where the piece before ended."""
 
     streams = True
+    bounded = True
     max_length: int | None
 
     def output_shape(self, shape: Shape) -> Shape:

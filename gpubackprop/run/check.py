@@ -130,7 +130,7 @@ class _Parts:
             classes = len(self.info.classes) if self.info.classes else None
             for component, loss in losses:
                 self.guard(component, partial(loss.check, output, target, classes))
-                if loss.class_targets and np.dtype(self.info.target_dtype).kind == "f":
+                if loss.class_targets and str(self.info.target_dtype).startswith("float"):
                     mark, path = values["data"].place("path")
                     what = f"the targets are {self.info.target_dtype}; {component.type} needs class numbers, integers"
                     self.problems.add(mark, path, f"{what}: save them by y.astype(int)")

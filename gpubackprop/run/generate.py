@@ -71,7 +71,7 @@ def sample(
 ) -> HostArray:
     """Logits (N, V) and uniform numbers (N,) in [0, 1) -> token numbers (N,)."""
     if temperature == 0:
-        return logits.argmax(axis=-1)
+        return np.asarray(np.argmax(logits, axis=-1))
     order = np.argsort(-logits, axis=-1, kind="stable")  # likeliest first
     ranked = np.take_along_axis(logits, order, axis=-1) / temperature
     p = np.exp(ranked - ranked[:, :1])
@@ -83,7 +83,7 @@ def sample(
         p[before >= top_p * p.sum(axis=-1, keepdims=True)] = 0
     heap = np.cumsum(p, axis=-1)
     place = (draw[:, None] * heap[:, -1:] >= heap).sum(axis=-1)
-    return np.take_along_axis(order, place[:, None], axis=-1)[:, 0]
+    return np.asarray(np.take_along_axis(order, place[:, None], axis=-1)[:, 0])
 
 
 def check_options(temperature: float, top_k: int | None, top_p: float | None, tokens: int, samples: int) -> None:
