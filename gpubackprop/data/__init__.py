@@ -9,7 +9,9 @@ from gpubackprop.data.loader import Batch, Loader, batches_in, prefetch
 from gpubackprop.data.options import DataOptions
 from gpubackprop.data.prepare import Data, check, prepare
 from gpubackprop.data.preprocessing import Preprocessing
+from gpubackprop.data.scenes import DigitScenes
 from gpubackprop.data.source import DataInfo, Source, Split, Splits, sources
+from gpubackprop.data.synthetic import Synthetic
 from gpubackprop.data.text import Text
 from gpubackprop.data.transform import Augmentation, Transform, augmentations, transforms
 from gpubackprop.data.vocabulary import Vocabulary
@@ -22,6 +24,7 @@ __all__ = [
     "Data",
     "DataInfo",
     "DataOptions",
+    "DigitScenes",
     "Digits",
     "Idx",
     "Inputs",
@@ -31,6 +34,7 @@ __all__ = [
     "Source",
     "Split",
     "Splits",
+    "Synthetic",
     "Text",
     "Transform",
     "Vocabulary",

@@ -17,15 +17,19 @@ from gpubackprop.data.source import (
     Source,
     Split,
     SplitName,
+    Value,
     describe,
     existing,
+    named,
     numbered_classes,
+    over,
     sources,
 )
 from gpubackprop.errors import DataError
 from gpubackprop.registry import did_you_mean
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+PARTS = ("inputs", "targets", "mask", "weight")
 
 
 @sources.register("arrays")
@@ -34,7 +38,9 @@ class Arrays(Source):
     folder with x_train.npy, y_train.npy…, which stay on disk (memory-mapped).
 
     uint8 inputs become [0, 1], and (H, W) images of uint8 get a channel axis. Other integers are numbers of words or
-    symbols; quantities must be floats. Whole-number targets (N,) are classes. Pickled objects are never loaded.
+    symbols; quantities must be floats. Whole-number targets (N,) are classes. Sequences of unequal length (N, T, …) may
+    come with mask_train (N, T), True where they are real; samples with weight_train (N,), what each counts. Pickled
+    objects are never loaded.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -67,7 +73,10 @@ class Arrays(Source):
             return None
         self._check_pair(name, {found: self._header(found) for found in names})
         x, y = (self._array(found) for found in names)
-        return Split(x[..., None] if _grey(x.shape, x.dtype) else x, y)
+        extras = (
+            self._array(found) if found in self._names() else None for found in (f"mask_{name}", f"weight_{name}")
+        )
+        return _split(f"{self.path}: {name}", x, y, *extras)
 
     def _names(self) -> list[str]:
         path = existing(self.path, "arrays")
@@ -117,10 +126,11 @@ class Arrays(Source):
 class Memory(Source):
     """The caller's own arrays: `{"train": (x, y), "validation": (xv, yv)}`, by the same rules as `arrays`.
 
-    x (N, …) and y (N, …): anything that `numpy.asarray` takes, or CuPy arrays, which are copied to the host.
+    x (N, …) and y (N, …): anything that `numpy.asarray` takes, or CuPy arrays, which are copied to the host. Instead of
+    a pair `{"inputs": x, "targets": y, "mask": …, "weight": …}`; several inputs, targets or masks are dicts by name.
     """
 
-    def __init__(self, data: Mapping[str, tuple[Any, Any]]) -> None:
+    def __init__(self, data: Mapping[str, Any]) -> None:
         unknown = [name for name in data if name not in SPLITS]
         if unknown:
             close = did_you_mean(unknown[0], SPLITS)
@@ -162,15 +172,48 @@ def check_array(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
         raise DataError(f"{name} is of dtype {dtype.name}; allowed: integers, floats, bool")
 
 
-def _from_memory(name: str, pair: tuple[Any, Any]) -> Split:
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise DataError(f"data: {name!r} must be a pair (inputs, targets), got {type(pair).__name__}")
-    x, y = (np.asanyarray(a.get() if hasattr(a, "__cuda_array_interface__") else a) for a in pair)
-    for array, role in ((x, "inputs"), (y, "targets")):
-        check_array(f"data: {role} of {name!r}", array.shape, array.dtype)
-    if len(x) != len(y):
+def _from_memory(name: str, given: Any) -> Split:
+    if isinstance(given, Mapping):
+        if unknown := [key for key in given if key not in PARTS]:
+            close = did_you_mean(str(unknown[0]), PARTS)
+            raise DataError(f"data: {name!r} has an unknown part {unknown[0]!r}; allowed: {', '.join(PARTS)}{close}")
+        if missing := [key for key in PARTS[:2] if key not in given]:
+            raise DataError(f"data: {name!r} has no {missing[0]}; inputs and targets are needed")
+        parts = [given.get(key) for key in PARTS]
+    elif isinstance(given, tuple | list) and len(given) == 2:
+        parts = [*given, None, None]
+    else:
+        raise DataError(f"data: {name!r} must be a pair (inputs, targets), got {type(given).__name__}")
+    x, y, mask, weight = (None if part is None else _host(part) for part in parts)
+    assert x is not None
+    assert y is not None
+    for role, value in (("inputs", x), ("targets", y)):
+        for key, array in named(value).items():
+            which = f"{role}.{key}" if key else role
+            check_array(f"data: {which} of {name!r}", array.shape, array.dtype)
+    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and len(x) != len(y):
         raise DataError(f"data: {name!r} has {len(x)} inputs but {len(y)} targets; they must be equal")
-    return Split(x[..., None] if _grey(x.shape, x.dtype) else x, y)
+    return _split(f"data: {name!r}", x, y, mask, weight)
+
+
+def _host(value: Any) -> Value:
+    if isinstance(value, Mapping):
+        return {str(key): np.asanyarray(_host(each)) for key, each in value.items()}
+    here: Array = np.asanyarray(value.get() if hasattr(value, "__cuda_array_interface__") else value)
+    return here
+
+
+def _split(where: str, x: Value, y: Value, mask: Value | None, weight: Value | None) -> Split:
+    """A split of arrays; DataError, which begins with `where`, for a mask or weights that do not fit the inputs."""
+    inputs = over(lambda array: array[..., None] if _grey(array.shape, array.dtype) else array, x)
+    for name, array in named({} if mask is None else mask).items():
+        masked = [each[name] for each in (named(inputs), named(y)) if name in each]
+        if all(array.ndim > 2 or array.shape != each.shape[: array.ndim] for each in masked):
+            found = ", ".join(str(each.shape) for each in masked) or f"nothing of the name {name!r}"
+            raise DataError(f"{where}: a mask of shape {array.shape} for {found}; it is (N, T), as the sequence")
+    if isinstance(weight, dict) or (weight is not None and weight.shape != (len(next(iter(named(x).values()))),)):
+        raise DataError(f"{where}: weight must be one number per sample, (N,)")
+    return Split(inputs, y, mask=None if mask is None else over(lambda array: array.astype(bool), mask), weight=weight)
 
 
 def _grey(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:

@@ -33,10 +33,13 @@ def windows_once(stream: Array, context: int, where: str, contiguous: bool = Fal
     return Split(inputs.reshape(count, context), targets.reshape(count, context), contiguous=contiguous)
 
 
-def lines_shifted(lines: Sequence[Array], length: int, boundary: int) -> Split:
-    """Lines (L,) between boundaries, (N, T): inputs from the first boundary on, targets up to the second."""
+def lines_shifted(lines: Sequence[Array], length: int, boundary: int, fill: int | None = None) -> Split:
+    """Lines (L,) between boundaries, (N, T): inputs from the first boundary on, targets up to the second.
+
+    Behind them inputs hold `fill` (the boundary, if it is None), targets -100.
+    """
     whole = [np.concatenate(([boundary], line, [boundary])).astype(np.int32) for line in lines]
-    inputs, mask = padded([line[:-1] for line in whole], length, boundary)
+    inputs, mask = padded([line[:-1] for line in whole], length, boundary if fill is None else fill)
     targets, _ = padded([line[1:] for line in whole], length, IGNORED)
     return Split(inputs, targets, mask=mask)
 
