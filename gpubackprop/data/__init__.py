@@ -10,6 +10,7 @@ from gpubackprop.data.options import DataOptions
 from gpubackprop.data.prepare import Data, check, prepare
 from gpubackprop.data.preprocessing import Preprocessing
 from gpubackprop.data.scenes import DigitScenes
+from gpubackprop.data.sequences import Sequences
 from gpubackprop.data.source import DataInfo, Source, Split, Splits, sources
 from gpubackprop.data.synthetic import Synthetic
 from gpubackprop.data.text import Text
@@ -31,6 +32,7 @@ __all__ = [
     "Loader",
     "Memory",
     "Preprocessing",
+    "Sequences",
     "Source",
     "Split",
     "Splits",

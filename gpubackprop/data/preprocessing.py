@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpubackprop.data.series import Series
 from gpubackprop.data.source import IGNORED, Array, DataInfo, Shape, Split, named, over
 from gpubackprop.data.transform import Transform, as_input, from_state, state_of
 from gpubackprop.data.vocabulary import Vocabulary
@@ -27,11 +28,14 @@ class Preprocessing:
     classes: list[str] | None = None
     transforms: list[Transform] = field(default_factory=list)
     vocabulary: Vocabulary | None = None  #: of text
+    series: Series | None = None  #: columns and scale of a series to forecast
 
     @classmethod
     def of(cls, source: str, info: DataInfo, transforms: Sequence[Transform]) -> Preprocessing:
         """From what training knows."""
-        return cls(source, info.input_shape, info.input_dtype, info.classes, list(transforms), info.vocabulary)
+        return cls(
+            source, info.input_shape, info.input_dtype, info.classes, list(transforms), info.vocabulary, info.series
+        )
 
     @property
     def single(self) -> tuple[Shape, np.dtype[Any]]:
@@ -75,6 +79,7 @@ class Preprocessing:
             "scale": 1 / 255 if self.input_dtype == "uint8" else 1.0,
             "classes": self.classes,
             "vocabulary": None if self.vocabulary is None else self.vocabulary.to_json(),
+            "series": None if self.series is None else self.series.to_json(),
             "transforms": [state_of(transform) for transform in self.transforms],
         }
 
@@ -86,7 +91,7 @@ class Preprocessing:
                 f"preprocessing.json: format {content.get('format')!r}, this version reads {FORMAT}; update gpubackprop"
             )
         try:
-            shape, vocabulary = content["input_shape"], content.get("vocabulary")
+            shape, vocabulary, series = (content.get(key) for key in ("input_shape", "vocabulary", "series"))
             return cls(
                 content["source"],
                 {k: tuple(v) for k, v in shape.items()} if isinstance(shape, dict) else tuple(shape),
@@ -94,6 +99,7 @@ class Preprocessing:
                 content["classes"],
                 [from_state(state) for state in content["transforms"]],
                 None if vocabulary is None else Vocabulary.from_json(vocabulary),
+                None if series is None else Series(**series),
             )
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"preprocessing.json: damaged ({error})") from error

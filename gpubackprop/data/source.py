@@ -18,6 +18,7 @@ from gpubackprop.registry import Registry
 
 if TYPE_CHECKING:
     from gpubackprop.data.preprocessing import Preprocessing
+    from gpubackprop.data.series import Series
 
 T = TypeVar("T")
 Array = NDArray[Any]
@@ -113,6 +114,7 @@ class DataInfo:
     classes: list[str] | None = None
     counts: dict[str, int] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None  #: of text
+    series: Series | None = None  #: columns and scale of a series to forecast
 
     @property
     def float_inputs(self) -> bool:
@@ -207,7 +209,11 @@ def numbered_classes(targets: Array) -> list[str] | None:
 
 
 def describe(
-    train: Split, classes: Sequence[str] | None, counts: Mapping[SplitName, int], vocabulary: Vocabulary | None = None
+    train: Split,
+    classes: Sequence[str] | None,
+    counts: Mapping[SplitName, int],
+    vocabulary: Vocabulary | None = None,
+    series: Series | None = None,
 ) -> DataInfo:
     """The DataInfo of arrays that are open already."""
     return DataInfo(
@@ -218,6 +224,7 @@ def describe(
         classes=None if classes is None else list(classes),
         counts={str(name): count for name, count in counts.items()},
         vocabulary=vocabulary,
+        series=series,
     )
 
 

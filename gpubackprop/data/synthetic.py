@@ -29,7 +29,8 @@ class Synthetic(Source):
     addition  "12+34" -> "46", of numbers of 1 to `length` digits; in the same form.
     adding    (T, 2) -> (1,): the sum of the two numbers in [0, 1) that the second channel marks, one in each half;
               answering 1 has the mean squared error 1/6. Hochreiter, Schmidhuber 1997, as in Le et al. 2015.
-    copy      (T,) -> (T,), T = length + 20: ten symbols 1 to 8, blanks 0, and behind the marker 9 the ten again. Knowing only when to answer costs 10 ln 8 / T. Arjovsky et al. 2016.
+    copy      (T,) -> (T,), T = length + 20: ten symbols 1 to 8, blanks 0, and behind the marker 9 the ten
+              again. Knowing only when to answer costs 10 ln 8 / T. Arjovsky et al. 2016.
     """
 
     def __init__(
