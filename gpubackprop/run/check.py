@@ -75,6 +75,10 @@ class Plan:
             )
         if self.loss.class_targets and self.config.model[-1].type in ("softmax", "log_softmax"):
             notes.append(f"note: model ends with {self.config.model[-1].type}, but the loss takes logits; leave it out")
+        if self.info.vocabulary is not None and not any(layer.symbols for _, layer in self.model.walk()):
+            notes.append(
+                "note: the inputs are numbers of tokens, and no layer takes them as such; begin with embedding"
+            )
         return notes
 
 
@@ -137,6 +141,7 @@ class _Parts:
             for component, metric in metrics:
                 self.guard(component, partial(metric.check, output, target))
         self.single_samples()
+        self.tokens()
         self.monitored(values.get("training"), values.get("schedule"))
         self.updates(values.get("training"), values.get("optimizer"), values.get("schedule"))
 
@@ -198,6 +203,19 @@ class _Parts:
                 if isinstance(origin, Component):
                     message = f"the last training batch is a single sample, which has no variance; {remedy}"
                     self.problems.add(origin.mark, origin.path, message)
+
+    def tokens(self) -> None:
+        """The first table must have a row for every token of the data."""
+        vocabulary = self.info.vocabulary if self.info else None
+        if vocabulary is None or self.model is None:
+            return
+        tables = (layer for _, layer in self.model.walk() if hasattr(layer, "num_embeddings"))
+        first = next(tables, None)
+        rows = getattr(first, "num_embeddings", len(vocabulary))
+        if first is not None and rows < len(vocabulary) and isinstance(first.origin, Component):
+            mark, path = first.origin.place("num_embeddings")
+            what = f"{rows} rows, but the data has {len(vocabulary)} tokens"
+            self.problems.add(mark, path, f"{what}; set num_embeddings: {len(vocabulary)}, or lower data.vocabulary")
 
     def monitored(self, training: Component | None, schedule: Component | None) -> None:
         """Whatever looks at a figure must have one."""

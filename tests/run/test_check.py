@@ -70,3 +70,39 @@ def test_notes_of_what_is_hardly_meant(written, overrides, note):
     notes = make_plan(written(), overrides).notes
     assert len(notes) == (note is not None)
     assert all(note in line for line in notes)
+
+
+TEXT = """\
+data:
+  type: text
+  path: {path}
+  context: 4
+model:
+  - embedding: {{num_embeddings: ROWS, embedding_dim: 4}}
+  - linear: 6
+loss: cross_entropy
+optimizer: sgd
+training: {{steps: 5}}
+"""
+
+
+def write_text(folder, text):
+    (folder / "a.txt").write_text("abcdef" * 20)
+    (folder / "a.yaml").write_text(text.format(path=folder / "a.txt"))
+    return folder / "a.yaml"
+
+
+def test_a_table_with_too_few_rows_for_the_tokens(tmp_path):
+    (line,) = problems(write_text(tmp_path, TEXT.replace("ROWS", "5")))
+    assert line.startswith("a.yaml:6:34: model.0.embedding.num_embeddings: 5 rows, but the data has 6 tokens")
+    assert make_plan(write_text(tmp_path, TEXT.replace("ROWS", "6"))).notes == []
+
+
+def test_tokens_that_no_layer_takes_as_such_get_a_note(tmp_path):
+    plan = make_plan(
+        write_text(
+            tmp_path,
+            TEXT.replace("embedding: {{num_embeddings: ROWS, embedding_dim: 4}}", "reshape: {{shape: [4, 1]}}"),
+        )
+    )
+    assert [note for note in plan.notes if "begin with embedding" in note]
