@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 
 from gpubackprop.backend import NumpyBackend
-from gpubackprop.ops.pool import adaptive_max_pool2d, global_max_pool2d, max_pool2d
+from gpubackprop.ops.adaptive_pool import adaptive_max_pool
+from gpubackprop.ops.pool import global_max_pool, max_pool
 from tests.ops.harness import assert_close, named, run, run_torch
 from tests.ops.specs import OpSpec
+from tests.ops.specs import adaptive_pool as adaptive_rows
 from tests.ops.specs import pool as rows
+
+
+NONE = ((0, 0), (0, 0))
 
 
 def few_values(rng):
@@ -20,10 +25,9 @@ def few_values(rng):
 @pytest.mark.parametrize(
     ("op", "torch", "options"),
     [
-        (max_pool2d, rows._max, {"kernel": (2, 2), "stride": (2, 2)}),
-        (max_pool2d, rows._max, {"kernel": (3, 3), "stride": (1, 1), "padding": ((1, 1), (1, 1))}),
-        (adaptive_max_pool2d, rows._adaptive_max, {"output_size": (4, 3)}),
-        (global_max_pool2d, rows._global_max, {}),
+        (max_pool, rows.torch_max, {"kernel": (2, 2), "stride": (2, 2), "padding": NONE, "dilation": (1, 1)}),
+        (max_pool, rows.torch_max, {"kernel": (3, 3), "stride": (1, 1), "padding": rows.ONE, "dilation": (1, 1)}),
+        (adaptive_max_pool, adaptive_rows.torch_max, {"output_size": (4, 3)}),
     ],
 )
 def test_of_equal_values_the_first_gets_the_gradient(op, torch, options):
@@ -35,6 +39,16 @@ def test_of_equal_values_the_first_gets_the_gradient(op, torch, options):
 
 
 def test_a_window_of_one_value_gives_its_first_cell_everything():
-    _, saved = max_pool2d.forward(NumpyBackend(), np.zeros((1, 2, 2, 1)), kernel=(2, 2), stride=(2, 2))
-    (dx,) = max_pool2d.backward(NumpyBackend(), saved, np.full((1, 1, 1, 1), 5.0), ())
+    options = {"kernel": (2, 2), "stride": (2, 2), "padding": NONE, "dilation": (1, 1)}
+    _, saved = max_pool.forward(NumpyBackend(), np.zeros((1, 2, 2, 1)), **options)
+    (dx,) = max_pool.backward(NumpyBackend(), saved, np.full((1, 1, 1, 1), 5.0), ())
     np.testing.assert_array_equal(dx.ravel(), [5, 0, 0, 0])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3, 1), (2, 9, 1)])
+def test_the_global_maximum_gives_the_first_of_equal_values_everything(shape):
+    x = np.zeros(shape)
+    x.reshape(2, 9)[:, [2, 7]] = 1
+    _, saved = global_max_pool.forward(NumpyBackend(), x, None)
+    dx, _ = global_max_pool.backward(NumpyBackend(), saved, np.full((2, 1), 5.0), ())
+    np.testing.assert_array_equal(dx.reshape(2, 9), [[0, 0, 5, 0, 0, 0, 0, 0, 0]] * 2)
