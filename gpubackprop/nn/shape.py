@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import prod
 
 from gpubackprop.errors import ShapeError, UsageError
-from gpubackprop.nn.conv import image
 from gpubackprop.nn.layer import Layer, Shape, layers
+from gpubackprop.nn.spatial import spatial
 from gpubackprop.ops import shape as ops
 from gpubackprop.registry import Positive
 from gpubackprop.tape import Tensor
@@ -15,7 +15,7 @@ from gpubackprop.tape import Tensor
 
 @layers.register("flatten")
 class Flatten(Layer):
-    """(N, ...) -> (N, I). Images (N, H, W, C) come out channels first, in PyTorch's order."""
+    """(N, ...) -> (N, I). Images (N, H, W, C) and volumes come out channels first, in PyTorch's order."""
 
     def output_shape(self, shape: Shape) -> Shape:
         """(I,), I the product of all sizes."""
@@ -58,7 +58,7 @@ class PadChannels(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         """(H, W, C) -> (⌈H/s⌉, ⌈W/s⌉, out_channels)."""
-        height, width, channels = image(shape, "pad_channels")
+        (height, width), channels = spatial(shape, "pad_channels", 2)
         if channels > self.out_channels:
             raise ShapeError(f"out_channels is {self.out_channels}, but the input has {channels} already; give more")
         return -(-height // self.stride), -(-width // self.stride), self.out_channels

@@ -1,4 +1,4 @@
-"""Products of tensors, and what a mask lets through."""
+"""Products of tensors."""
 
 from __future__ import annotations
 
@@ -22,16 +22,4 @@ def scale_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Arr
     return dx, ds
 
 
-def fill_forward(b: Backend, x: Array, mask: Array, *, value: float = 0.0) -> tuple[Array, Any]:
-    """x (N, T, ...), mask (N, T) of booleans -> y: x at real positions (True), `value` at padding."""
-    real = mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
-    return b.xp.where(real, x, value).astype(x.dtype), real
-
-
-def fill_backward(b: Backend, real: Array, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
-    """dy (N, T, ...) -> dx: dy at real positions, 0 at padding."""
-    return b.xp.where(real, dy, 0).astype(dy.dtype), None
-
-
 scale = Op(scale_forward, scale_backward)
-fill = Op(fill_forward, fill_backward)

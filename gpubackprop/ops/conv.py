@@ -1,8 +1,8 @@
-"""Convolution over any number of axes: im2col and one GEMM, a few samples at a time so that the columns stay in the cache.
+"""Convolution over any number of axes: im2col and one GEMM, a few samples at a time: the columns stay in the cache.
 
 Letters: N batch, S the sizes of x along the axes that the kernel slides over ((T,), (H, W) or (D, H, W)), P those of y,
-C input channels, O output channels, G groups, K the kernel's sizes; a column holds prod(K)·C/G cells. The weight lies as
-(*K, C/G, O), so that it is the GEMM's right factor as it is, and its transpose is what backward needs; PyTorch's
+C input channels, O output channels, G groups, K the kernel's sizes; a column holds prod(K)·C/G cells. The weight lies
+as (*K, C/G, O), so that it is the GEMM's right factor as it is, and its transpose is what backward needs; PyTorch's
 (O, C/G, *K) is a transposition at the state dict.
 """
 
@@ -178,9 +178,7 @@ def _columns(b: Backend, x: Array, kernel: Sizes, out: Sizes, lie: Windows) -> I
     moves = tuple(s * cell for s, cell in zip(stride, cells, strict=True))
     reaches = tuple(d * cell for d, cell in zip(dilation, cells, strict=True))
     # A view with the axes of the columns. (CuPy's sliding_window_view waits for the device to check its arguments.)
-    windows = b.xp.lib.stride_tricks.as_strided(
-        padded, columns.shape, (group, sample, *moves, *reaches, channel)
-    )
+    windows = b.xp.lib.stride_tricks.as_strided(padded, columns.shape, (group, sample, *moves, *reaches, channel))
     for samples in slices(n, step):
         count = samples.stop - samples.start
         padded[:count][inner] = x[samples].reshape(count, *size, groups, group_in)
@@ -199,9 +197,7 @@ def _padded(
 
 def cells_under(cell: Sizes, out: Sizes, stride: Sizes, dilation: Sizes) -> tuple[slice, ...]:
     """The index into padded images (N, *S, ...) of one cell of the window, for all windows: (N, *P, ...)."""
-    along = (
-        slice(c * d, c * d + (p - 1) * s + 1, s) for c, p, s, d in zip(cell, out, stride, dilation, strict=True)
-    )
+    along = (slice(c * d, c * d + (p - 1) * s + 1, s) for c, p, s, d in zip(cell, out, stride, dilation, strict=True))
     return (slice(None), *along)
 
 

@@ -87,7 +87,8 @@ def _padded(b: Backend, x: Array, padding: Padding) -> Array:
 
 def _inner(shape: Sizes, padding: Padding) -> tuple[slice, ...]:
     """The index of x (N, *S, C) in its padded form."""
-    return (slice(None), *(slice(before, before + size) for size, (before, _) in zip(shape[1:-1], padding, strict=True)))
+    along = (slice(before, before + size) for size, (before, _) in zip(shape[1:-1], padding, strict=True))
+    return (slice(None), *along)
 
 
 depthwise_conv = Op(depthwise_conv_forward, depthwise_conv_backward)

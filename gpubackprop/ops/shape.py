@@ -61,17 +61,17 @@ def divide_backward(b: Backend, shape: tuple[int, ...], dy: Array, slots: Slots)
 
 
 def flatten_forward(b: Backend, x: Array) -> tuple[Array, Any]:
-    """x (N, H, W, C) -> y (N, C·H·W), channels first as PyTorch counts them; other ranks: (N, ...) -> (N, I)."""
-    first = x.transpose(0, 3, 1, 2) if x.ndim == 4 else x
+    """x (N, H, W, C) -> y (N, C·H·W), channels first as PyTorch counts, volumes likewise; else (N, ...) -> (N, I)."""
+    first = b.xp.moveaxis(x, -1, 1) if x.ndim in (4, 5) else x
     return first.reshape(x.shape[0], prod(x.shape[1:])), x.shape
 
 
 def flatten_backward(b: Backend, shape: tuple[int, ...], dy: Array, slots: Slots) -> tuple[Array]:
     """dy (N, I) -> dx of x's shape."""
-    if len(shape) != 4:
+    if len(shape) not in (4, 5):
         return (dy.reshape(shape),)
-    n, h, w, c = shape
-    return (dy.reshape(n, c, h, w).transpose(0, 2, 3, 1),)
+    n, *sizes, c = shape
+    return (b.xp.moveaxis(dy.reshape(n, c, *sizes), 1, -1),)
 
 
 def pad_channels_forward(b: Backend, x: Array, *, out_channels: int, stride: int) -> tuple[Array, Any]:

@@ -11,8 +11,7 @@ from gpubackprop.backend import NumpyBackend
 from gpubackprop.ops.conv import output_size
 from gpubackprop.tape import FREE
 from tests.ops.harness import assert_close, run, run_torch
-from tests.ops.specs import OpSpec
-from tests.ops.specs import depthwise
+from tests.ops.specs import OpSpec, depthwise
 from tests.ops.specs.conv import row, transposed_row
 
 small = st.integers(1, 3)

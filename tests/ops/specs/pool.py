@@ -17,7 +17,7 @@ def torch_max(x, *, kernel, stride, padding, dilation, ceil_mode=False):
     return channels_last(pool(channels_first(x), kernel, stride, around, dilation, ceil_mode))
 
 
-def _avg(x, *, kernel, stride, padding, ceil_mode=False, count_include_pad=True):
+def torch_avg(x, *, kernel, stride, padding, ceil_mode=False, count_include_pad=True):
     import torch.nn.functional as F
 
     pool = [F.avg_pool1d, F.avg_pool2d, F.avg_pool3d][len(kernel) - 1]
@@ -74,14 +74,16 @@ ROWS = [
     _pool(max_pool, torch_max, "dilation", shape=(7, 8, 2), stride=(1, 1), dilation=(2, 3)),
     _pool(max_pool, torch_max, "3", shape=(8, 3), kernel=(3,), stride=(2,), padding=((1, 1),)),
     _pool(max_pool, torch_max, "2x2x2", shape=(4, 5, 4, 2), kernel=(2, 2, 2), ceil_mode=True),
-    _pool(avg_pool, _avg, "2x2", shape=(6, 4, 3)),
-    _pool(avg_pool, _avg, "overlapping", kernel=(3, 2), stride=(1, 1)),
-    _pool(avg_pool, _avg, "padded", kernel=(3, 3), stride=(2, 2), padding=ONE),
-    _pool(avg_pool, _avg, "padding not counted", kernel=(3, 3), stride=(2, 2), padding=ONE, count_include_pad=False),
-    _pool(avg_pool, _avg, "ceil mode", shape=(7, 5, 3), ceil_mode=True),
-    _pool(avg_pool, _avg, "ceil mode, padded", shape=(7, 6, 3), kernel=(3, 2), padding=ONE, ceil_mode=True),
-    _pool(avg_pool, _avg, "3", shape=(8, 3), kernel=(3,), stride=(2,), padding=((1, 1),), count_include_pad=False),
-    _pool(avg_pool, _avg, "2x1x2", shape=(4, 3, 5, 2), kernel=(2, 1, 2), ceil_mode=True),
+    _pool(avg_pool, torch_avg, "2x2", shape=(6, 4, 3)),
+    _pool(avg_pool, torch_avg, "overlapping", kernel=(3, 2), stride=(1, 1)),
+    _pool(avg_pool, torch_avg, "padded", kernel=(3, 3), stride=(2, 2), padding=ONE),
+    _pool(
+        avg_pool, torch_avg, "padding not counted", kernel=(3, 3), stride=(2, 2), padding=ONE, count_include_pad=False
+    ),
+    _pool(avg_pool, torch_avg, "ceil mode", shape=(7, 5, 3), ceil_mode=True),
+    _pool(avg_pool, torch_avg, "ceil mode, padded", shape=(7, 6, 3), kernel=(3, 2), padding=ONE, ceil_mode=True),
+    _pool(avg_pool, torch_avg, "3", shape=(8, 3), kernel=(3,), stride=(2,), padding=((1, 1),), count_include_pad=False),
+    _pool(avg_pool, torch_avg, "2x1x2", shape=(4, 3, 5, 2), kernel=(2, 1, 2), ceil_mode=True),
     OpSpec("global_avg_pool2d", global_avg_pool, _global(4, 5, 3), _global_avg, batched=(0, 1)),
     OpSpec("global_avg_pool1d", global_avg_pool, _global(5, 3), _global_avg, batched=(0, 1)),
     OpSpec("global_avg_pool3d", global_avg_pool, _global(2, 3, 2, 3), _global_avg, batched=(0, 1)),

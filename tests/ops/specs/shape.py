@@ -51,6 +51,7 @@ ROWS = [
     OpSpec("merge", merge, _normal((3, 4, 2)), _merge),
     OpSpec("divide", divide, _normal((6, 2)), _divide, {"items": 3}),
     OpSpec("flatten images", flatten, _normal((2, 3, 4, 5)), _flatten),
+    OpSpec("flatten volumes", flatten, _normal((2, 3, 2, 4, 5)), lambda x: x.movedim(-1, 1).flatten(1)),
     OpSpec("flatten sequences", flatten, _normal((2, 3, 4)), _flatten),
     OpSpec("pad_channels", pad_channels, _normal((2, 5, 6, 3)), _pad_channels, {"out_channels": 8, "stride": 2}),
     OpSpec(
