@@ -40,7 +40,7 @@ class Projection(Linear):
 class Attention(Layer):
     """What attention layers share: heads, rotations, masks, and the keys and values of earlier pieces of a stream."""
 
-    bounded = True
+    bounded = True  # distances that were never seen in training spoil the weights
 
     def __init__(self, num_heads: int, dropout: float, causal: bool, rotary_base: float | None) -> None:
         self.num_heads, self.dropout, self.causal, self.rotary_base = num_heads, dropout, causal, rotary_base

@@ -231,6 +231,11 @@ def test_what_looks_ahead_does_not_stream():
     assert nn.TransformerEncoderLayer(None, 2, causal=True).streams
 
 
+def test_what_knows_only_the_positions_of_its_training_says_so():
+    for layer in (nn.LearnedPosition(None, 5), nn.GPTBlock(2, rotary=True), nn.MultiheadAttention(None, 2)):
+        assert any(part.bounded for _, part in layer.walk())
+
+
 def test_strict_device(rng):
     inputs = {"target": rng.normal(size=(2, 4, 6)), "source": rng.normal(size=(2, 5, 6))}
     masks = {"target": lengths_mask([4, 2], 4), "source": lengths_mask([1, 5], 5)}
