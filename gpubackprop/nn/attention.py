@@ -53,16 +53,17 @@ class Attention(Layer):
         if self.rotary_base is not None and width // self.num_heads % 2:
             raise ShapeError(f"rotary turns pairs, but a head is {width // self.num_heads} wide, which is odd")
 
-    def attend(self, q: Tensor, k: Tensor | Array, v: Tensor | Array, key_mask: Array | None) -> Tensor:
-        """q (N, h, T, D), k and v (N, h, S, D), key_mask (N, S) -> (N, T, E)."""
-        tape = q.tape
-        p = self.dropout if q.training else 0.0
+    def attend(self, x: Tensor, q: Tensor, k: Tensor | Array, v: Tensor | Array, key_mask: Array | None) -> Tensor:
+        """q (N, h, T, D) of x, k and v (N, h, S, D), key_mask (N, S) -> (N, T, E)."""
+        tape = x.tape
+        p = self.dropout if x.training else 0.0
         stream = stream_of(self.path, tape.call_number(self.path)) if p else 0
         y: Tensor = scaled_dot_product_attention(
             q, k, v, key_mask, tape.samples, tape.step,
             causal=self.causal, dropout=p, seed=tape.seed, stream=stream,
         )  # fmt: skip
         y = merge_heads(y)
+        y.mask = x.mask  # the positions are x's again
         return y
 
     def attend_to_self(self, x: Tensor, qkv: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class Attention(Layer):
             offset = past[0].shape[2] if past else 0
             q, k = (rotary(a, offset=offset, base=self.rotary_base) for a in (q, k))
         if cache is None:
-            return self.attend(q, k, v, mask)
+            return self.attend(x, q, k, v, mask)
         xp = tape.backend.xp
         keys, values = k.value, v.value
         if past:
@@ -85,7 +86,7 @@ class Attention(Layer):
                 masks = zip((past[2], mask), (past[0], k.value), strict=True)
                 mask = xp.concatenate([xp.ones(_positions(a), bool) if m is None else m for m, a in masks], axis=1)
         cache[key] = (keys, values, mask)
-        return self.attend(q, keys, values, mask)
+        return self.attend(x, q, keys, values, mask)
 
     def attention_flops(self, queries: int, keys: int, width: int) -> int:
         """Of q kᵀ and p v."""
@@ -169,9 +170,7 @@ class MultiheadAttention(Attention):
             y = self.attend_to_self(x, linear(x, self.in_proj_weight, self.in_proj_bias))
         else:
             y = self._attend_to_memory(x, self.memory)
-        y = self.out_proj.forward(y)
-        y.mask = x.mask
-        return y
+        return self.out_proj.forward(y)
 
     def _attend_to_memory(self, x: Tensor, name: str) -> Tensor:
         tape = x.tape
@@ -179,7 +178,7 @@ class MultiheadAttention(Attention):
         if tape.cache is not None and key in tape.cache:
             keys, values, mask = tape.cache[key]
             q = linear(x, *self._query_arrays())
-            return self.attend(split_heads(q, num_heads=self.num_heads), keys, values, mask)
+            return self.attend(x, split_heads(q, num_heads=self.num_heads), keys, values, mask)
         memory = tape.saved[name]
         weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
         if self.in_proj_weight is not None:
@@ -188,7 +187,7 @@ class MultiheadAttention(Attention):
         q, k, v = (split_heads(a, num_heads=self.num_heads) for a in projected)
         if tape.cache is not None:
             tape.cache[key] = (k.value, v.value, memory.mask)
-        return self.attend(q, k, v, memory.mask)
+        return self.attend(x, q, k, v, memory.mask)
 
     def _query_arrays(self) -> tuple[Array, Array | None]:
         width = self.size("embed_dim")

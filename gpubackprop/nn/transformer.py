@@ -180,9 +180,7 @@ class CausalSelfAttention(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, E) -> (N, T, E)."""
-        y = self.c_proj.forward(self.attend_to_self(x, self.c_attn.forward(x)))
-        y.mask = x.mask
-        return y
+        return self.c_proj.forward(self.attend_to_self(x, self.c_attn.forward(x)))
 
 
 @layers.register("gpt_block")

@@ -149,7 +149,8 @@ def test_nothing_at_padding_leaks(make, rng):
 
 
 def test_a_mask_may_have_holes_and_travels_on(rng):
-    layer = nn.Sequential(nn.GPTBlock(2), nn.TransformerEncoderLayer(None, 2, 5, 0.0)).build((5, 4))
+    attention = nn.MultiheadAttention(None, 2)
+    layer = nn.Sequential(attention, nn.GPTBlock(2), nn.TransformerEncoderLayer(None, 2, 5, 0.0)).build((5, 4))
     mask = np.array([[True, False, True, True, False]] * 2)
     x = rng.normal(size=(2, 5, 4)).astype(np.float32)
     tape = Tape(layer.built.backend)
@@ -290,6 +291,13 @@ class TestDropout:
         parts = [run(layer, x[s], samples=np.arange(5)[s], step=2) for s in (slice(2), slice(2, 5))]
         np.testing.assert_allclose(np.concatenate(parts), run(layer, x, step=2), rtol=1e-12)
         assert np.abs(run(layer, x, step=3) - run(layer, x, step=2)).max() > 0.01
+
+    def test_a_layer_used_twice_draws_anew(self, layer, rng):
+        x = rng.normal(size=(2, 6, 4))
+        samples = np.arange(2)
+        tape = Tape(layer.built.backend, training=True, samples=samples)
+        first, second = (layer.forward(tape.input(x)).value for _ in range(2))
+        assert np.abs(first - second).max() > 0.01
 
     def test_gradient_through_every_dropout_of_a_block(self, rng):
         layer = disturb(nn.TransformerEncoderLayer(None, 2, 5, 0.3).build((4, 6), precision="float64"), rng)
