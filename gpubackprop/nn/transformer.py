@@ -14,7 +14,7 @@ from gpubackprop.nn.dropout import Dropout
 from gpubackprop.nn.init import normal
 from gpubackprop.nn.layer import Layer, Shape, layers
 from gpubackprop.nn.linear import Linear
-from gpubackprop.nn.norm import LayerNorm
+from gpubackprop.nn.norm import LayerNorm, RMSNorm
 from gpubackprop.ops.shape import add
 from gpubackprop.registry import Fraction, Inferred, Positive, PositiveFloat
 from gpubackprop.tape import Tensor
@@ -190,6 +190,7 @@ class GPTBlock(_Block):
     (N, T, E) -> (N, T, E). Weights start as N(0, 0.02²); those that write to the residual stream (attn.c_proj,
     mlp.c_proj) are divided by √(2 depth) where the model's number of blocks, `depth`, is given. rotary turns queries
     and keys by their positions, in place of positions added before. activation: gelu_tanh is GPT-2's, gelu nanoGPT's.
+    norm: that of ln_1 and ln_2, both with eps 1e-5.
     """
 
     def __init__(
@@ -202,14 +203,15 @@ class GPTBlock(_Block):
         rotary: bool = False,
         rotary_base: PositiveFloat = 1e4,
         depth: Positive | None = None,
+        norm: Literal["layer_norm", "rms_norm"] = "layer_norm",
     ) -> None:
         back = normal(0.02 / sqrt(2 * depth) if depth else 0.02)
         self.mlp_ratio = mlp_ratio
-        self.ln_1 = LayerNorm(None, bias=bias)
+        norms = [LayerNorm(None, bias=bias) if norm == "layer_norm" else RMSNorm(None, 1e-5) for _ in range(2)]
+        self.ln_1, self.ln_2 = norms
         self.attn = CausalSelfAttention(
             num_heads, dropout, bias, rotary_base if rotary else None, Projection(None, 0, bias, back)
         )
-        self.ln_2 = LayerNorm(None, bias=bias)
         self._wide, self._narrow = Projection(None, 0, bias, normal(0.02)), Projection(None, 0, bias, back)
         self.mlp = Sequential(
             self._wide.named("c_fc"), ACTIVATIONS[activation]().named("activation"), self._narrow.named("c_proj")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from gpubackprop import nn
 from tests.nn.specs import LayerSpec
 from tests.ops.specs.position import rotated, sinusoidal
@@ -122,7 +124,7 @@ def _decoder(name, causal=True, **options):
     return _with_memory(f"transformer_decoder_layer{name}", layer, 6, inner, call, (4, 6))
 
 
-def gpt_block(width, heads, bias=True, ratio=4, activation="gelu", rotary=False):
+def gpt_block(width, heads, bias=True, ratio=4, activation="gelu", rotary=False, rms=False):
     """nanoGPT's block, from PyTorch's parts."""
 
     def make():
@@ -156,9 +158,12 @@ def gpt_block(width, heads, bias=True, ratio=4, activation="gelu", rotary=False)
         class Block(torch.nn.Module):
             def __init__(self):
                 super().__init__()
-                self.ln_1 = torch.nn.LayerNorm(width, bias=bias)
+                norm = functools.partial(torch.nn.LayerNorm, bias=bias)
+                if rms:
+                    norm = functools.partial(torch.nn.RMSNorm, eps=1e-5)
+                self.ln_1 = norm(width)
                 self.attn = Attention()
-                self.ln_2 = torch.nn.LayerNorm(width, bias=bias)
+                self.ln_2 = norm(width)
                 self.mlp = MLP()
 
             def forward(self, x):
@@ -215,9 +220,9 @@ ROWS = [
         (4, 6),
     ),
     LayerSpec(
-        "gpt_block, rotary",
-        lambda: nn.GPTBlock(2, rotary=True, activation="relu", depth=3),
-        gpt_block(8, 2, rotary=True, activation="relu"),
+        "gpt_block, rotary, rms_norm",
+        lambda: nn.GPTBlock(2, rotary=True, activation="relu", depth=3, norm="rms_norm"),
+        gpt_block(8, 2, rotary=True, activation="relu", rms=True),
         (4, 8),
     ),
     LayerSpec("learned_position", lambda: nn.LearnedPosition(None, 7), _learned_position(4, 7), (5, 4)),
