@@ -94,15 +94,11 @@ def write_text(folder, text):
 
 def test_a_table_with_too_few_rows_for_the_tokens(tmp_path):
     (line,) = problems(write_text(tmp_path, TEXT.replace("ROWS", "5")))
-    assert line.startswith("a.yaml:6:34: model.0.embedding.num_embeddings: 5 rows, but the data has 6 tokens")
+    assert line.startswith("a.yaml:6:33: model.0.embedding.num_embeddings: 5 rows, but the data has 6 tokens")
     assert make_plan(write_text(tmp_path, TEXT.replace("ROWS", "6"))).notes == []
 
 
 def test_tokens_that_no_layer_takes_as_such_get_a_note(tmp_path):
-    plan = make_plan(
-        write_text(
-            tmp_path,
-            TEXT.replace("embedding: {{num_embeddings: ROWS, embedding_dim: 4}}", "reshape: {{shape: [4, 1]}}"),
-        )
-    )
+    text = TEXT.replace("embedding: {{num_embeddings: ROWS, embedding_dim: 4}}", "reshape: {{shape: [4, 1]}}")
+    plan = make_plan(write_text(tmp_path, text))
     assert [note for note in plan.notes if "begin with embedding" in note]
