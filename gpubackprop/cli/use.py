@@ -49,7 +49,9 @@ def evaluate(
 @app.command()
 def predict(
     run_dir: RunArgument,
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, .npy, .npz, .csv or idx files.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Images, .npy, .npz, .csv, idx or text files.")
+    ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write here: .csv, or .jsonl for JSON Lines.")
     ] = None,

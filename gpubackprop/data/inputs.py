@@ -15,7 +15,11 @@ import numpy.typing as npt
 from gpubackprop.data.arrays import damage_named
 from gpubackprop.data.idx import read_idx
 from gpubackprop.data.preprocessing import Preprocessing
+from gpubackprop.data.series import Series, read_rows
 from gpubackprop.data.source import Array, Shape, existing
+from gpubackprop.data.text import encoded_lines
+from gpubackprop.data.textfiles import read_text
+from gpubackprop.data.vocabulary import Vocabulary
 from gpubackprop.errors import DataError
 
 DIM = 64  #: pixels none of which is as bright as this are on another scale, most likely
@@ -28,6 +32,7 @@ class Inputs(NamedTuple):
     array: Array  #: (N, *input_shape), scaled and transformed
     labels: list[str]  #: where each sample is from: `cat.png`, `rows.csv:3` (line), `more.npy[0]` (index)
     notes: list[str]  #: what was changed on the way and should be said
+    mask: Array | None = None  #: (N, T), the real positions of texts
 
 
 def read_inputs(
@@ -38,22 +43,56 @@ def read_inputs(
 ) -> Inputs:
     """Samples from images (whatever Pillow reads), .npy, .npz, .csv and idx files, treated as in training.
 
+    For a model of texts every line of a file that is not blank is a sample; for one that forecasts a series, a table
+    (.csv with a header, or .npz) of which the last rows are looked at.
     Numbers are in the units of the training data: pixels 0 to 255, or floats in [0, 1], where it was uint8. An image of
     another size is an error unless `resize`. DataError names the file, and the line of a CSV file.
     """
     arrays: list[Array] = []
+    masks: list[Array] = []
     labels: list[str] = []
     notes: list[str] = []
     for given in paths:
         path = existing(str(given), "predict")
         if path.is_dir():
             raise DataError(f"{path}: a folder; name the files in it, for example {path}/*")
-        raw, found = _read(path, preprocessing, resize, notes)
+        if preprocessing.vocabulary is not None:
+            raw, mask, found = _read_texts(path, preprocessing, preprocessing.vocabulary, notes)
+            masks.append(mask)
+        elif preprocessing.series is not None:
+            raw, found = _read_series(path, preprocessing, preprocessing.series)
+        else:
+            raw, found = _read(path, preprocessing, resize, notes)
         arrays.append(preprocessing.apply(raw, dtype))
         labels += found
     if not arrays:
         raise DataError("no inputs; name at least one file")
-    return Inputs(np.concatenate(arrays), labels, notes)
+    return Inputs(np.concatenate(arrays), labels, notes, np.concatenate(masks) if masks else None)
+
+
+def _read_texts(
+    path: Path, pre: Preprocessing, vocabulary: Vocabulary, notes: list[str]
+) -> tuple[Array, Array, list[str]]:
+    """Lines -> numbers (N, T), mask (N, T), `file:line`."""
+    if vocabulary.padding is None:
+        raise DataError(f"{path}: this run is a language model, which classifies nothing; use: gpubackprop generate")
+    (length,), _ = pre.single
+    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
+    encoded = [vocabulary.encode(line.strip()) for _, line in lines]
+    labels = [f"{path}:{number}" for number, _ in lines]
+    for label, ids in zip(labels, encoded, strict=True):
+        if len(ids) > length:
+            notes.append(f"{label}: {len(ids)} tokens, of which the model sees the first {length}")
+    return *encoded_lines(encoded, length, vocabulary), labels
+
+
+def _read_series(path: Path, pre: Preprocessing, series: Series) -> tuple[Array, list[str]]:
+    """The last rows of a table, on the scale of training -> (1, window, F)."""
+    (window, _), _ = pre.single
+    rows, _ = read_rows(path, series.columns, series.missing)
+    if len(rows) < window:
+        raise DataError(f"{path}: {len(rows)} rows, of which the model looks at the last {window}")
+    return series.standard(rows[-window:])[None], [str(path)]
 
 
 def _read(path: Path, pre: Preprocessing, resize: bool, notes: list[str]) -> tuple[Array, list[str]]:

@@ -91,7 +91,7 @@ class Preprocessing:
                 f"preprocessing.json: format {content.get('format')!r}, this version reads {FORMAT}; update gpubackprop"
             )
         try:
-            shape, vocabulary, series = (content.get(key) for key in ("input_shape", "vocabulary", "series"))
+            shape, vocabulary, series = content["input_shape"], content.get("vocabulary"), content.get("series")
             return cls(
                 content["source"],
                 {k: tuple(v) for k, v in shape.items()} if isinstance(shape, dict) else tuple(shape),

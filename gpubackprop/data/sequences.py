@@ -122,7 +122,7 @@ class Sequences(Source):
     @cached_property
     def _windows(self) -> dict[SplitName, Split]:
         assert self.window is not None, "asked for with a window alone"
-        rows = self._series.standard(self._table[0]).astype(np.float32)
+        rows = self._series.standard(self._table[0])
         ahead = rows[:, self._series.picked]
         if len(rows) < self.window + self.horizon:
             raise DataError(

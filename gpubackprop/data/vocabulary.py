@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, groupby
 from typing import Any, Literal
@@ -25,32 +26,15 @@ PIECES = 1000  #: how many byte-pair pieces there are where nobody says
 WORD = re.compile(r"[\w'’-]+|[^\w\s]|\n")
 
 
+@dataclass(frozen=True)
 class Vocabulary:
-    """`encode` text into numbers, `decode` numbers into text; token i is `tokens[i]`.
+    """`encode` text into numbers, `decode` numbers into text."""
 
-    kind      what the text is cut into
-    tokens    all tokens, those with a meaning of their own first
-    special   how many of them have one: padding `<pad>`, unknown `<unk>`, a line's boundary (a newline)
-    lowercase whether capitals are told apart
-    pieces    of bpe: the JSON of the library `tokenizers`
-    """
-
-    def __init__(
-        self,
-        kind: Kind,
-        tokens: Sequence[str],
-        special: int = 0,
-        lowercase: bool = False,
-        pieces: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.kind, self.tokens, self.special, self.lowercase, self.pieces = (
-            kind,
-            list(tokens),
-            special,
-            lowercase,
-            pieces,
-        )
-        self._number = {token: number for number, token in enumerate(self.tokens)}
+    kind: Kind  #: what the text is cut into
+    tokens: list[str]  #: token i is `tokens[i]`; those with a meaning of their own first
+    special: int = 0  #: how many of them have one: padding `<pad>`, unknown `<unk>`, a line's boundary (a newline)
+    lowercase: bool = False  #: whether capitals are made small
+    pieces: Mapping[str, Any] | None = None  #: of bpe: the JSON of the library `tokenizers`
 
     @classmethod
     def fit(
@@ -144,6 +128,10 @@ class Vocabulary:
         if pieces is not None:
             tokens += _in_order(pieces)
         return cls(content["kind"], tokens, content["special"], content["lowercase"], pieces)
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {token: number for number, token in enumerate(self.tokens)}
 
     def _special(self, token: str) -> int | None:
         number = self._number.get(token)

@@ -15,7 +15,7 @@ import numpy as np
 from gpubackprop import data as data_floor
 from gpubackprop.backend import HostArray
 from gpubackprop.config import Config, load_config
-from gpubackprop.data import Inputs, Loader, Preprocessing, read_inputs
+from gpubackprop.data import DataOptions, Inputs, Loader, Preprocessing, Split, read_inputs
 from gpubackprop.errors import CheckpointError, DataError, UsageError
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.layer import PRECISIONS, Layer
@@ -115,9 +115,9 @@ class Run:
         config, dtype = self.config, PRECISIONS[self.config.precision]
         source, options = config.data.build(), config.data.common.build()  # type: ignore[union-attr]  # data has both
         if path is not None:
-            found = source.at(path).samples(split, "test", "validation", "train")
+            found = source.after(self.preprocessing).at(path).samples(split, "test", "validation", "train")
             self.preprocessing.check(found, path)
-            return Loader(found, options.batch_size, dtype=dtype, transforms=self.preprocessing.transforms)
+            return self._measuring(found, options, dtype)
         prepared = data_floor.prepare(source, options, seed=config.seed, dtype=dtype, preprocessing=self.preprocessing)
         loader: Loader | None = getattr(prepared, split)
         if loader is None:
@@ -125,14 +125,25 @@ class Run:
                 f"the data has no {split} split; it has {', '.join(prepared.info.counts)}; or give --data PATH"
             )
         # Training order and augmentation are not for measuring.
-        return Loader(loader.split, options.batch_size, dtype=dtype, transforms=self.preprocessing.transforms)
+        return self._measuring(loader.split, options, dtype)
+
+    def _measuring(self, split: Split, options: DataOptions, dtype: Any) -> Loader:
+        return Loader(
+            split,
+            options.batch_size,
+            dtype=dtype,
+            transforms=self.preprocessing.transforms,
+            reconstruct=options.targets == "inputs",
+        )
 
     def predict(self, paths: Sequence[str], name: str | None = None, resize: bool = False) -> Predictions:
         """Predictions for the samples in files, treated as in training."""
         inputs = read_inputs(paths, self.preprocessing, PRECISIONS[self.config.precision], resize)
         model = self.model if name is None else self.load(self.checkpoint(name))
-        batches = list(outputs(model, inputs.array, 256))
-        return Predictions(inputs, np.concatenate(batches), self.preprocessing.classes, self.config.loss.type)
+        found = np.concatenate(list(outputs(model, inputs.array, 256, inputs.mask)))
+        if self.preprocessing.series is not None:
+            found = self.preprocessing.series.restored(found)
+        return Predictions(inputs, found, self.preprocessing.classes, self.config.loss.type)
 
 
 class Predictions:

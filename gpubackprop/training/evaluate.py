@@ -46,7 +46,10 @@ def _counted(xp: Any, output: Any, batch: Batch) -> Any:
     return xp.where(mask.reshape(mask.shape + (1,) * (targets.ndim - mask.ndim)), targets, -1)
 
 
-def outputs(model: Layer, inputs: HostArray, batch_size: int) -> Iterator[HostArray]:
-    """The model's outputs for inputs (N, *shape), batch by batch, on the host."""
+def outputs(model: Layer, inputs: HostArray, batch_size: int, mask: HostArray | None = None) -> Iterator[HostArray]:
+    """The model's outputs for inputs (N, *shape), and the mask (N, T) of sequences, batch by batch, on the host."""
     for start in range(0, len(inputs), batch_size):
-        yield model(inputs[start : start + batch_size])
+        x = model.as_input(inputs[start : start + batch_size])
+        backend = model.built.backend
+        real = None if mask is None else backend.from_host(mask[start : start + batch_size])
+        yield backend.to_host(model.forward(Tape(backend).input(x, mask=real)).value)
