@@ -132,12 +132,14 @@ def fit(transforms: Sequence[Transform], train: Split, dtype: npt.DTypeLike = np
 
 def _inputs(split: Split, transforms: tuple[Transform, ...], dtype: npt.DTypeLike) -> Iterator[Array]:
     for first in range(0, len(split), FIT_BATCH):
-        raw = split.take(np.arange(first, min(first + FIT_BATCH, len(split))))["inputs"]
+        found = split.take(np.arange(first, min(first + FIT_BATCH, len(split))))
+        raw, mask = found["inputs"], found.get("mask")
         assert isinstance(raw, np.ndarray), "_check lets no transform near several inputs"
         inputs = as_input(raw, dtype)
         for transform in transforms:
             inputs = transform(inputs)
-        yield inputs
+        # Padding is no data: what is measured is measured at real positions, (M, D) instead of (N, T, D).
+        yield inputs[mask] if isinstance(mask, np.ndarray) else inputs
 
 
 def _with_validation(source: Source, splits: Splits, options: DataOptions, seed: int) -> Splits:

@@ -126,6 +126,47 @@ def test_a_path_is_needed():
         Arrays().info()
 
 
+def test_masks_and_weights_of_a_file(tmp_path: Path):
+    x, mask = np.ones((8, 5, 2)), np.arange(5) < np.arange(1, 9)[:, None] % 5 + 1
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=Y, mask_train=mask.astype(np.uint8), weight_train=np.arange(8.0))
+    batch = Arrays(str(tmp_path / "a.npz")).read("train").take(np.array([3, 1]))
+    np.testing.assert_array_equal(batch["mask"], mask[[3, 1]])
+    assert batch["mask"].dtype == bool
+    np.testing.assert_array_equal(batch["weight"], [3, 1])
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=Y, mask_train=mask[:, :4])
+    with pytest.raises(DataError, match=r"train: a mask of shape \(8, 4\) for \(8, 5, 2\)"):
+        Arrays(str(tmp_path / "a.npz")).read("train")
+
+
+def test_memory_takes_parts_by_name_and_several_of_each():
+    part = {"inputs": {"a": X, "b": X[:, None]}, "targets": {"c": Y, "d": X}, "mask": {"b": np.ones((8, 1), bool)}}
+    source = Memory({"train": part | {"weight": list(range(8))}})
+    info = source.info()
+    assert info.input_shape == {"a": X.shape[1:], "b": (1, *X.shape[1:])}
+    assert info.target_shape == {"c": (), "d": X.shape[1:]}
+    assert info.target_dtype == {"c": Y.dtype.name, "d": X.dtype.name}
+    assert info.classes is None
+    assert info.counts == {"train": 8}
+    split = source.read("train")
+    assert split.inputs["a"] is X
+    np.testing.assert_array_equal(split.weight, np.arange(8))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"inputs": X, "targets": Y, "masks": Y}, "unknown part 'masks'; .*did you mean 'mask'"),
+        ({"inputs": X}, "has no targets"),
+        ({"inputs": {"a": X}, "targets": Y[:3]}, "8 inputs but 3 targets"),
+        ({"inputs": {"a": X}, "targets": Y, "mask": {"b": Y}}, "nothing of the name 'b'"),
+        ({"inputs": X, "targets": Y, "weight": X}, "weight must be one number per sample"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(part: dict[str, object], message: str):
+    with pytest.raises(DataError, match=message):
+        Memory({"train": part})
+
+
 def test_memory_holds_the_callers_arrays():
     source = Memory({"train": (X, Y), "validation": (X[:2].tolist(), [2, 1])})
     info, splits = source.info(), source.load()

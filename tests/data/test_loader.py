@@ -104,6 +104,53 @@ def test_dtypes(dtype, stored, target, input_kind, target_kind):
     assert batch["inputs"].flags.c_contiguous
 
 
+def test_masks_weights_and_several_inputs_are_taken_alike():
+    n = np.arange(10)
+    split = Split(
+        {"a": n[:, None].astype(np.int32), "b": n[:, None, None] / 2},
+        {"c": n, "d": n[:, None] / 4},
+        mask={"a": n[:, None] > 4, "b": n[:, None] > 5},
+        weight=n / 8,
+    )
+    loader = Loader(split, 4, shuffle=True)
+    batch = loader.batch(1, 1)
+    rows = loader.order(1)[4:8]
+    np.testing.assert_array_equal(batch["inputs"]["a"], rows[:, None])
+    np.testing.assert_array_equal(batch["inputs"]["b"], rows[:, None, None] / 2)
+    np.testing.assert_array_equal(batch["targets"]["c"], rows)
+    np.testing.assert_array_equal(batch["targets"]["d"], rows[:, None] / 4)
+    np.testing.assert_array_equal(batch["mask"]["a"], rows[:, None] > 4)
+    np.testing.assert_array_equal(batch["mask"]["b"], rows[:, None] > 5)
+    np.testing.assert_array_equal(batch["weight"], (rows / 8).astype(np.float32))
+    assert batch["inputs"]["a"].dtype == batch["targets"]["c"].dtype == np.int64
+    assert batch["inputs"]["b"].dtype == batch["targets"]["d"].dtype == batch["weight"].dtype == np.float32
+    assert batch["mask"]["a"].dtype == bool
+
+
+def test_arrays_of_a_split_must_have_one_length():
+    with pytest.raises(DataError, match="4 inputs but 3 targets 'd'"):
+        Split(np.zeros(4), {"c": np.zeros(4), "d": np.zeros(3)})
+    with pytest.raises(DataError, match="4 inputs but 5 mask"):
+        Split(np.zeros((4, 2)), np.zeros(4), mask=np.zeros((5, 2), bool))
+
+
+@pytest.mark.parametrize(("count", "size"), [(12, 3), (13, 3), (2, 3), (7, 1)])
+def test_contiguous_samples_go_on_row_by_row(count: int, size: int):
+    split = Split(np.arange(count)[:, None], np.arange(count), contiguous=True)
+    loader = Loader(split, size, shuffle=True, seed=5)
+    batches = [batch["targets"] for batch in loader.batches(3)]
+    assert sorted(np.concatenate(batches)) == list(range(count))
+    whole = np.array([batch for batch in batches if len(batch) == size])
+    assert len(whole) == count // size
+    assert (np.diff(whole, axis=0) == 1).all()
+
+
+def test_a_subset_of_overlapping_windows_copies_only_what_is_taken():
+    windows = np.lib.stride_tricks.sliding_window_view(np.arange(2_000_000, dtype=np.int32), 100_000)
+    batch = Loader(Split(windows, np.zeros(len(windows))), 2).batch(0, 5)  # 760 GB, if it were copied
+    np.testing.assert_array_equal(batch["inputs"][:, 0], [10, 11])
+
+
 def test_batches_never_share_memory_with_the_data():
     split = numbered(8)
     loader = Loader(split, 8, dtype=np.float64, transforms=[Normalize(1.0, 2.0)])

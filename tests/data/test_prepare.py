@@ -98,6 +98,38 @@ def test_mistakes_are_found_before_anything_is_read(wanted: dict[str, object], e
         check(Memory({"train": (X, Y)}), options(**wanted))
 
 
+def test_transforms_are_fitted_on_real_positions_alone():
+    x, mask = np.random.default_rng(0).normal(5, 2, (20, 6, 3)), np.arange(6) < np.arange(1, 21)[:, None] % 6 + 1
+    arrays = {"inputs": x * mask[..., None], "targets": Y[:20], "mask": mask}
+    data = prepare(Memory({"train": arrays}), options(transforms=[Normalize()], validation=0), dtype=np.float64)
+    np.testing.assert_allclose(data.preprocessing.transforms[0].mean, x[mask].mean(axis=0))
+
+
+def test_targets_may_be_the_inputs_as_the_model_gets_them():
+    wanted = options(transforms=[Normalize()], augment=[RandomFlip()], targets="inputs")
+    data = prepare(Digits(), wanted)
+    assert data.info == check(Digits(), wanted)
+    assert data.info.target_shape == data.info.input_shape == (8, 8, 1)
+    assert data.info.target_dtype == "float32"
+    assert data.info.classes is data.preprocessing.classes is None
+    for loader in (data.train, data.validation, data.test):
+        batch = loader.batch(0, 0)
+        np.testing.assert_array_equal(batch["targets"], batch["inputs"])
+        assert not np.shares_memory(batch["targets"], batch["inputs"])
+        assert batch["targets"].dtype == np.float32
+
+
+def test_targets_cannot_be_inputs_that_are_symbols():
+    with pytest.raises(DataError, match=r"data\.targets"):
+        check(Memory({"train": (np.zeros((4, 3), int), np.zeros(4))}), options(targets="inputs"))
+
+
+def test_transforms_are_for_one_input():
+    source = Memory({"train": {"inputs": {"a": X, "b": X}, "targets": Y}})
+    with pytest.raises(DataError, match=r"several inputs \(a, b\)"):
+        check(source, options(transforms=[Normalize()]))
+
+
 def test_nothing_to_train_on():
     with pytest.raises(DataError, match="no training samples here; found test"):
         check(Memory({"test": (X, Y)}), options())
