@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from gpubackprop.config import Kinds
-from gpubackprop.data import augmentations, sources, transforms
+from gpubackprop.data import DataOptions, augmentations, sources, transforms
 from gpubackprop.nn import layers, losses
 from gpubackprop.optim import optimizers, schedules
 from gpubackprop.training.metric import metrics
@@ -32,6 +33,16 @@ def test_every_component_of_the_package_is_in_the_readme(registry):
 def test_every_config_is_in_the_table_of_results_or_named_as_not_run():
     results = README.partition("## Results")[2].partition("\n## ")[0]
     assert [path.stem for path in (ROOT / "configs").glob("*.yaml") if path.stem not in results] == []
+
+
+def test_every_line_of_data_makes_a_source():
+    lines = re.findall(r"^data: (\{.*\})$", README, re.MULTILINE)
+    assert len(lines) >= 10
+    for line in lines:
+        options = YAML(typ="safe").load(line)
+        common = {name: options.pop(name) for name in list(options) if name in DataOptions.__dataclass_fields__}
+        sources[options.pop("type")](**options)
+        DataOptions(**common)
 
 
 def test_the_quick_start_has_two_sh_blocks():
