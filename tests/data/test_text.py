@@ -222,6 +222,13 @@ def test_preprocessing_json_is_all_that_the_same_numbers_need(write, tmp_path: P
     known.check(other, "other.txt")
 
 
+def test_other_text_is_read_in_the_vocabulary_of_training(write, tmp_path: Path):
+    known = prepared(write(a_txt=STREAM), context=8).preprocessing
+    (tmp_path / "other.txt").write_text("zyxwvutsrq")  # whose own alphabet would begin with q
+    other = Text(str(tmp_path / "a.txt"), context=8).after(known).at(str(tmp_path / "other.txt")).read("train")
+    np.testing.assert_array_equal(other.take(np.arange(1))["inputs"], [25 - np.arange(8)])
+
+
 def test_validation_by_a_path_counts_each_token_once(write, tmp_path: Path):
     path = write(a_txt=STREAM)
     (tmp_path / "other.txt").write_text(STREAM[:33])
@@ -247,12 +254,11 @@ def test_a_language_model_predicts_by_generating(write, tmp_path: Path):
         read_inputs([path], prepared(path, context=8).preprocessing)
 
 
-def test_a_text_without_tokens_is_one_unknown_word(write, tmp_path: Path):
-    known = prepared(write(a_txt=REVIEWS), task="classification", tokens="words", validation=0).preprocessing
-    (tmp_path / "new.txt").write_text("_\n\u200b\n")
-    inputs = read_inputs([tmp_path / "new.txt"], known)
-    assert inputs.mask[:, 0].all()
-    assert (inputs.array[:, 0] == 1).all()
+def test_a_text_without_tokens_is_one_unknown_word(write):
+    path = write(a_csv="text,label\ngood film,1\n,0\nbad film,0\n")
+    batch = prepared(path, task="classification", tokens="words", validation=0).train.split.take(np.arange(3))
+    np.testing.assert_array_equal(batch["mask"], [[True, True], [True, False], [True, True]])
+    np.testing.assert_array_equal(batch["inputs"][1], [1, 0])
 
 
 @pytest.mark.parametrize(

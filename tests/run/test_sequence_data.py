@@ -43,6 +43,9 @@ def test_a_classifier_of_texts(tmp_path: Path):
     rows = run.predict([str(tmp_path / "new.txt")]).rows()
     assert [row["prediction"] for row in rows] == ["1", "0"]
     assert [row["input"].rpartition(":")[2] for row in rows] == ["1", "3"]
+    ids = run.preprocessing.vocabulary.encode("a good film")
+    logits = run.model(ids[None].astype(np.int64))[0]  # as long as it is, without padding
+    assert rows[0]["probability"] == pytest.approx(np.exp(logits[1]) / np.exp(logits).sum(), abs=1e-5)
     # Other texts are measured in the vocabulary and the length of training.
     (tmp_path / "other.txt").write_text("1 fine unheard-of words\n0 poor\n")
     assert run.evaluate(path=str(tmp_path / "other.txt"))["test/accuracy"] == 1
