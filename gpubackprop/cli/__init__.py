@@ -54,7 +54,7 @@ def _run(arguments: list[str], debug: bool) -> int:
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells' background jobs ask for
                 signal.signal(number, _stop)
         # Registers the commands, in the order of --help.
-        from gpubackprop.cli import config, train, use  # noqa: F401
+        from gpubackprop.cli import config, train, use, watch  # noqa: F401
 
         command = typer.main.get_command(app)
         if not arguments:

@@ -41,6 +41,7 @@ class Training:
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
     log_every: Positive = 50  #: steps between two lines of metrics.jsonl
     validate_every: Literal["epoch"] | Positive = "epoch"  #: `epoch`, or a number of optimizer steps
+    check_plugins: bool = True  #: compare the backward passes of plugins with numerical gradients before the first step
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:

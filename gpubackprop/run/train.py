@@ -19,6 +19,7 @@ from gpubackprop.optim.schedule import Constant
 from gpubackprop.run import directory as files
 from gpubackprop.run.check import Plan, make_plan
 from gpubackprop.run.directory import RunDirectory
+from gpubackprop.run.gradcheck import check_plugins
 from gpubackprop.run.observers import LogFile, MetricsFile, Progress, TensorBoard
 from gpubackprop.run.signals import Signals
 from gpubackprop.run.use import Run, preprocessing_of
@@ -50,13 +51,13 @@ def train(
     """
     plan = make_plan(config, overrides, data)
     RunDirectory.check(plan.config.name, run_dir)
-    prepared, chosen = _ready(plan, None)
+    prepared, chosen, checked = _ready(plan, None)
     directory = RunDirectory.create(plan.config.name, run_dir)
     files.write_text(directory.config, plan.config.text)
     files.write_text(directory.resolved, plan.config.resolved_yaml())
     directory.write_json(directory.environment, files.environment(chosen))
     files.write_text(directory.preprocessing, json.dumps(prepared.preprocessing.to_json(), indent=1) + "\n")
-    return _Training(plan, prepared, directory, None, progress, say).run(chosen)
+    return _Training(plan, prepared, directory, None, progress, say).run(chosen, *checked)
 
 
 def resume(
@@ -85,12 +86,12 @@ def resume(
         return Run(directory)
     if last is None and say:
         say(f"{directory.path}: holds no checkpoint yet; training begins anew")
-    prepared, chosen = _ready(plan, preprocessing_of(directory))
+    prepared, chosen, checked = _ready(plan, preprocessing_of(directory))
     training = _Training(plan, prepared, directory, last, progress, say)
     if overrides:
         files.write_text(directory.resolved, plan.config.resolved_yaml())
     directory.cut_metrics(training.state.step)
-    return training.run(chosen)
+    return training.run(chosen, *checked)
 
 
 def _ended(plan: Plan, directory: RunDirectory, state: State) -> bool:
@@ -100,15 +101,16 @@ def _ended(plan: Plan, directory: RunDirectory, state: State) -> bool:
     return done and ("test" not in plan.info.counts or directory.tested)
 
 
-def _ready(plan: Plan, preprocessing: Preprocessing | None) -> tuple[Data, str]:
-    """The data, then the device: where both are at fault, it is the data that is reported."""
+def _ready(plan: Plan, preprocessing: Preprocessing | None) -> tuple[Data, str, list[str]]:
+    """The data, the device in words, what was checked in plugins; where several are at fault, the device comes last."""
     config = plan.config
     prepared = data_floor.prepare(
         plan.source, plan.options, seed=config.seed, dtype=PRECISIONS[config.precision], preprocessing=preprocessing
     )
+    checked = check_plugins(plan, prepared.train)
     _, chosen = choose(config.device)
     plan.model.build(plan.info.input_shape, config.seed, config.device, config.precision)
-    return prepared, chosen
+    return prepared, chosen, checked
 
 
 class _Training:
@@ -167,9 +169,9 @@ class _Training:
         checkpoint.save(self.directory.checkpoints / name, self.plan.model, self.optimizer, self.state)
         checkpoint.prune(self.directory.checkpoints, keep)
 
-    def run(self, chosen: str) -> Run:
-        """Train, then touch the test split once. `chosen` says which device it is and why."""
-        self.introduce(chosen)
+    def run(self, *lines: str) -> Run:
+        """Train, then touch the test split once. `lines` say which device it is and why, and what was checked."""
+        self.introduce(*lines)
         try:
             self.fit()
             self.conclude()
@@ -198,11 +200,12 @@ class _Training:
             line = f"stopped by {name} at step {self.state.step}; go on with: {go_on}"
             raise InterruptedRun(line, 128 + self.signals.received)
 
-    def introduce(self, chosen: str) -> None:
+    def introduce(self, *lines: str) -> None:
         """Say what is going to happen, and where."""
         splits = (("train", self.data.train), ("validation", self.data.validation), ("test", self.data.test))
         counts = ", ".join(f"{len(loader.split):,} {name}" for name, loader in splits if loader is not None)
-        self.say(chosen)
+        for line in lines:
+            self.say(line)
         self.say(
             f"{self.plan.config.name}: {self.plan.model.parameters().count:,} parameters, {counts}, "
             f"{self.plan.total_steps:,} steps, {self.plan.steps_per_epoch:,} an epoch"
