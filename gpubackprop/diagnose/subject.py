@@ -118,12 +118,12 @@ class Uses:
 
 def _subject(layer: Layer, forward: Callable[[Tensor], Any], x: Tensor) -> Subject:
     before = x.tape
-    state = dict(before.calls), dict(before.uses), before.samples
+    samples = before.samples  # `each` has other ones than the model
     given = {"x": x} | {f"saved {name}": tensor for name, tensor in before.saved.items()}
 
     def tape(recording: bool) -> Tape:
         made = like(before, recording)
-        made.calls, made.uses, made.samples = dict(state[0]), dict(state[1]), state[2]
+        made.samples = samples
         return made
 
     def run(tape: Tape, tensors: dict[str, Tensor]) -> Any:

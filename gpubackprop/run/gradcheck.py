@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from gpubackprop.config import Component
 from gpubackprop.data import Loader
 from gpubackprop.diagnose.gradcheck import TOLERANCE, Finding, check_model, is_plugin
 from gpubackprop.errors import ConfigError, Problem
+from gpubackprop.nn.containers import Sequential
 from gpubackprop.run.check import Plan, make_plan
 from gpubackprop.run.use import Run
 from gpubackprop.training import checkpoint
@@ -55,7 +55,8 @@ def check_plugins(plan: Plan, loader: Loader) -> list[str]:
     own = [layer for _, layer in plan.model.walk() if is_plugin(layer)]
     if not plan.config.training.check_plugins or not (own or is_plugin(plan.loss)):
         return []
-    model = deepcopy(plan.model).build(plan.info.input_shape, plan.config.seed, "cpu", "float64")
+    model = Sequential(*(component.build() for component in plan.config.model))
+    model.build(plan.info.input_shape, plan.config.seed, "cpu", "float64")
     findings = check_model(
         model,
         plan.loss,

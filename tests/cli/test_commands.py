@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.run import toy
 
-COMMANDS = ["init", "validate", "schema", "summary", "doctor", "train", "evaluate", "predict", "generate"]
+COMMANDS = ["init", "validate", "schema", "summary", "doctor", "train", "evaluate", "predict", "generate", "gradcheck"]
 
 
 class TestHelp:
