@@ -121,7 +121,8 @@ def test_what_a_layer_takes_from_elsewhere_is_checked_too():
     from gpubackprop.tape import Op
 
     half = Op(lambda b, x, y: (x + y, None), lambda b, saved, dy, slots: (dy, dy / 2))
-    for op, verdict in ((add, "ok"), (half, "wrong")):
+    ghost = Op(lambda b, x, y: (x + 1, None), lambda b, saved, dy, slots: (dy, dy))
+    for op, verdict in ((add, "ok"), (half, "wrong"), (ghost, "wrong")):
         found = check(nn.Save("early"), block(op), nn.Linear(None, 3))
         assert found["1"].verdict == verdict
         assert {*found["1"].errors} == {"x", "saved early", "body.0.weight", "body.0.bias"}
@@ -138,6 +139,30 @@ def test_dropout_inside_each_and_recomputed_layers():
     found = check(each, nn.Flatten(), nn.Linear(None, 3), shape=(5, 4))
     assert all(finding.verdict == "ok" for finding in found.values())
     assert found["0.1"].shape == (20, 4)
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(2, "ok"), (-2, "wrong")])
+def test_a_layers_own_loss(factor, verdict):
+    from gpubackprop.tape import Op
+
+    square = Op(lambda b, x: ((x * x).sum(), x), lambda b, x, dy, slots: (factor * x * dy,))
+
+    class Activity(nn.Layer):
+        def forward(self, x):
+            x.tape.add_loss(square(x))
+            return x
+
+    found = check(nn.Linear(None, 3), Activity())
+    assert (found["1"].verdict, found["model"].verdict) == (verdict, verdict)
+
+
+def test_a_users_own_container_is_checked_as_a_whole():
+    class Mine(nn.Sequential):
+        def through(self, x):
+            return plugins.WrongSign.op(super().through(x), np.ones(3))
+
+    found = check(Mine(nn.Linear(None, 3)))
+    assert (found["0.0"].verdict, found["0"].verdict) == ("ok", "wrong")
 
 
 def test_a_wrong_loss():
