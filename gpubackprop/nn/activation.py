@@ -11,8 +11,14 @@ from gpubackprop.registry import NonNegativeFloat, PositiveFloat
 from gpubackprop.tape import Tensor
 
 
+class Elementwise(Layer):
+    """A layer whose output at a place depends on the input there alone."""
+
+    streams = True
+
+
 @layers.register("relu")
-class ReLU(Layer):
+class ReLU(Elementwise):
     """y = max(x, 0)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -22,7 +28,7 @@ class ReLU(Layer):
 
 
 @layers.register("leaky_relu")
-class LeakyReLU(Layer):
+class LeakyReLU(Elementwise):
     """y = x where x > 0, else negative_slope · x; Maas et al. 2013."""
 
     def __init__(self, negative_slope: float = 0.01) -> None:
@@ -35,7 +41,7 @@ class LeakyReLU(Layer):
 
 
 @layers.register("elu")
-class ELU(Layer):
+class ELU(Elementwise):
     """y = x where x > 0, else alpha (eˣ - 1); Clevert et al. 2016."""
 
     def __init__(self, alpha: NonNegativeFloat = 1.0) -> None:
@@ -48,7 +54,7 @@ class ELU(Layer):
 
 
 @layers.register("gelu")
-class GELU(Layer):
+class GELU(Elementwise):
     """y = x Φ(x), by the error function or its tanh approximation; Hendrycks and Gimpel 2016."""
 
     def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
@@ -61,7 +67,7 @@ class GELU(Layer):
 
 
 @layers.register("silu")
-class SiLU(Layer):
+class SiLU(Elementwise):
     """y = x σ(x), also called swish; Elfwing et al. 2017."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +77,7 @@ class SiLU(Layer):
 
 
 @layers.register("tanh")
-class Tanh(Layer):
+class Tanh(Elementwise):
     """y = tanh x."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +87,7 @@ class Tanh(Layer):
 
 
 @layers.register("sigmoid")
-class Sigmoid(Layer):
+class Sigmoid(Elementwise):
     """y = 1 / (1 + e⁻ˣ)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +97,7 @@ class Sigmoid(Layer):
 
 
 @layers.register("softplus")
-class Softplus(Layer):
+class Softplus(Elementwise):
     """y = log(1 + e^(βx)) / β, and x itself where βx > threshold."""
 
     def __init__(self, beta: PositiveFloat = 1.0, threshold: NonNegativeFloat = 20.0) -> None:
@@ -103,7 +109,7 @@ class Softplus(Layer):
         return y
 
 
-class _AlongAxis(Layer):
+class AlongAxis(Layer):
     """`dim` counts the axes of our layout, the batch being 0, as PyTorch's does."""
 
     def __init__(self, dim: int = -1) -> None:
@@ -119,9 +125,14 @@ class _AlongAxis(Layer):
             )
         return shape
 
+    @property
+    def streams(self) -> bool:  # type: ignore[override]  # a class attribute of most layers
+        """Whether the axis is that of features, which every position has for itself."""
+        return self.dim == -1 or (self.shapes is not None and self.dim == len(self.shapes[0]))
+
 
 @layers.register("softmax")
-class Softmax(_AlongAxis):
+class Softmax(AlongAxis):
     """y = eˣ / Σ eˣ along an axis. Not before cross_entropy, which takes logits."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,7 +142,7 @@ class Softmax(_AlongAxis):
 
 
 @layers.register("log_softmax")
-class LogSoftmax(_AlongAxis):
+class LogSoftmax(AlongAxis):
     """y = x - log Σ eˣ along an axis. Not before cross_entropy, which takes logits."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,8 +10,7 @@ import numpy as np
 from gpubackprop.backend import Array, Backend, HostArray, NumpyBackend, choose
 from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.layer import Shape
-from gpubackprop.ops import loss as ops
-from gpubackprop.registry import PositiveFloat, Registry, Share
+from gpubackprop.registry import Registry
 from gpubackprop.tape import Op, Tape, Tensor
 
 
@@ -23,6 +22,7 @@ class Loss:
     """
 
     class_targets = False  #: whether targets are class numbers, so that outputs are logits of classes
+    log_probabilities = False  #: whether outputs are log-probabilities, so that the model ends with log_softmax
 
     def forward(
         self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
@@ -42,7 +42,7 @@ class Loss:
 
     def __call__(self, output: Any, target: Any) -> Any:
         """The mean loss of arrays, shape (); NumPy in, NumPy out, and CuPy likewise."""
-        backend = _backend_of(output)
+        backend = backend_of(output)
         here = output if backend.owns(output) else backend.from_host(np.asarray(output))
         there = target if backend.owns(target) else backend.from_host(np.asarray(target))
         total, weight = self.forward(Tape(backend).input(here), there)
@@ -57,36 +57,29 @@ class Loss:
 losses = Registry("loss", Loss)
 
 
-@losses.register("cross_entropy")
-class CrossEntropyLoss(Loss):
-    """-log of the softmax probability of the target class: logits (N, ..., V), integer targets (N, ...).
+class ByClass(Loss):
+    """A loss of integer targets (N, ...), one for each row (V,) of outputs (N, ..., V).
 
-    weight           one per class (V,): what a sample of that class counts
-    ignore_index     targets of this value count nothing
-    label_smoothing  share of the target that is spread over all classes; Szegedy et al. 2016
+    weight         one per class (V,): what a position of that class counts
+    ignore_index   targets of this value count nothing
     """
 
     class_targets = True
 
-    def __init__(
-        self, weight: Sequence[float] | None = None, ignore_index: int = -100, label_smoothing: Share = 0.0
-    ) -> None:
-        self.weight = _Constant.of(weight)
-        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+    def __init__(self, weight: Sequence[float] | None = None, ignore_index: int = -100) -> None:
+        self.weight, self.ignore_index = Constant.of(weight), ignore_index
 
-    def forward(
-        self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
+    def classify(
+        self, op: Op, output: Tensor, target: Array, weight: Array | None, mask: Array | None, **options: Any
     ) -> tuple[Tensor, Tensor]:
-        """Logits (N, ..., V), targets (N, ...) of any integer dtype -> sum, weight."""
+        """Check what came and run the op."""
         self.check(output.shape, target.shape)
         if target.dtype.kind not in "iu":
             raise UsageError(f"{self.name} needs class numbers, integers, as targets; got {target.dtype}")
-        _check_counts(target.shape, weight, mask)
-        arrays = (output, target, _Constant.on(self.weight, output), weight, mask)
+        check_counts(target.shape, weight, mask)
+        arrays = (output, target, Constant.on(self.weight, output), weight, mask)
         try:
-            return _run(
-                ops.cross_entropy, *arrays, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing
-            )
+            return run(op, *arrays, ignore_index=self.ignore_index, **options)
         except IndexError as error:  # NumPy's; a GPU does not look
             classes = output.shape[-1]
             raise UsageError(
@@ -120,7 +113,7 @@ class CrossEntropyLoss(Loss):
             raise ShapeError(f"{self.name}: weight has shape {shape}; with {given} outputs it must be ({given},)")
 
 
-class _Elementwise(Loss):
+class Elementwise(Loss):
     """A loss of each element of the output; the target has the output's shape, and nothing is broadcast."""
 
     def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
@@ -136,8 +129,8 @@ class _Elementwise(Loss):
     ) -> tuple[Tensor, Tensor]:
         """Check shapes and run the op; `rest` ends with weight and mask."""
         self.check(output.shape, target.shape)
-        _check_counts(output.shape, *rest[-2:])
-        return _run(op, output, target, *rest, **options)
+        check_counts(output.shape, *rest[-2:])
+        return run(op, output, target, *rest, **options)
 
 
 def _remedy(output: Shape, target: Shape) -> str:
@@ -146,71 +139,7 @@ def _remedy(output: Shape, target: Shape) -> str:
     return "reshape one of them, or use cross_entropy for class numbers"
 
 
-@losses.register("bce_with_logits")
-class BCEWithLogitsLoss(_Elementwise):
-    """Binary cross entropy of logits (N, ...) and targets in [0, 1] of the same shape.
-
-    pos_weight   what a positive counts, one for each value of the last axis
-    """
-
-    def __init__(self, pos_weight: Sequence[float] | None = None) -> None:
-        self.pos_weight = _Constant.of(pos_weight)
-
-    def forward(
-        self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits and targets (N, ...) -> sum, weight."""
-        positive = _Constant.on(self.pos_weight, output)
-        return self.compare(ops.bce_with_logits, output, target, positive, weight, mask)
-
-    def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
-        """Both shapes must be equal, and pos_weight fit the last axis."""
-        super().check(output_shape, target_shape)
-        if self.pos_weight is not None and self.pos_weight.values.shape not in ((1,), tuple(output_shape[-1:])):
-            shape = self.pos_weight.values.shape
-            allowed = f"(1,) or {tuple(output_shape[-1:])}"
-            raise ShapeError(
-                f"{self.name}: pos_weight has shape {shape}; with outputs {output_shape} it must be {allowed}"
-            )
-
-
-@losses.register("mse")
-class MSELoss(_Elementwise):
-    """(output - target)²: both (N, ...), of one shape."""
-
-    def forward(
-        self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Both (N, ...) -> sum, weight."""
-        return self.compare(ops.mse, output, target, weight, mask)
-
-
-@losses.register("l1")
-class L1Loss(_Elementwise):
-    """|output - target|: both (N, ...), of one shape."""
-
-    def forward(
-        self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Both (N, ...) -> sum, weight."""
-        return self.compare(ops.l1, output, target, weight, mask)
-
-
-@losses.register("huber")
-class HuberLoss(_Elementwise):
-    """Half the squared error up to delta, linear beyond; Huber 1964. Both (N, ...), of one shape."""
-
-    def __init__(self, delta: PositiveFloat = 1.0) -> None:
-        self.delta = delta
-
-    def forward(
-        self, output: Tensor, target: Array, weight: Array | None = None, mask: Array | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Both (N, ...) -> sum, weight."""
-        return self.compare(ops.huber, output, target, weight, mask, delta=self.delta)
-
-
-class _Constant:
+class Constant:
     """Numbers of a config as an array on the device, copied there at the first use: later steps may be captured."""
 
     def __init__(self, values: Sequence[float]) -> None:
@@ -218,12 +147,12 @@ class _Constant:
         self._on: dict[tuple[str, str], Array] = {}
 
     @classmethod
-    def of(cls, values: Sequence[float] | None) -> _Constant | None:
+    def of(cls, values: Sequence[float] | None) -> Constant | None:
         """None stays None."""
         return None if values is None else cls(values)
 
     @staticmethod
-    def on(constant: _Constant | None, like: Tensor) -> Array | None:
+    def on(constant: Constant | None, like: Tensor) -> Array | None:
         """The array, on the device and in the dtype of `like`."""
         if constant is None:
             return None
@@ -234,18 +163,20 @@ class _Constant:
         return constant._on[key]
 
 
-def _run(op: Op, output: Tensor, *constants: Any, **options: Any) -> tuple[Tensor, Tensor]:
+def run(op: Op, output: Tensor, *constants: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    """Sum and weight, which the op gives in this order."""
     total, weight = op(output, *constants, **options)
     return total, weight
 
 
-def _check_counts(shape: Shape, *given: Array | None) -> None:
+def check_counts(shape: Shape, *given: Array | None) -> None:
     """Weight and mask belong to the leading axes of what is counted."""
     for array in given:
         if array is not None and tuple(array.shape) != tuple(shape[: array.ndim]):
             raise ShapeError(f"weight or mask of shape {array.shape} does not fit {shape}; allowed: (N,) up to {shape}")
 
 
-def _backend_of(array: Any) -> Backend:
+def backend_of(array: Any) -> Backend:
+    """The backend of an array: CuPy's own device, else NumPy."""
     is_cupy = type(array).__module__.partition(".")[0] == "cupy"
     return choose(f"cuda:{array.device.id}")[0] if is_cupy else NumpyBackend()

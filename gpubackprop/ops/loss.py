@@ -11,6 +11,7 @@ from typing import Any
 
 from gpubackprop.backend import Array, Backend
 from gpubackprop.ops.activation import logistic
+from gpubackprop.ops.totals import class_positions, element_weights, totals
 from gpubackprop.tape import Op, Slots
 
 
@@ -30,26 +31,21 @@ def cross_entropy_forward(
     With smoothing ε each loss is (1 - ε) w_t (-log p_t) + ε/V Σ_c w_c (-log p_c), its weight w_t, as PyTorch does.
     """
     xp, classes = b.xp, logits.shape[-1]
-    # (M,): from here on all positions stand in one axis. An unsigned dtype could not meet a negative ignore_index.
-    target = target.reshape(-1).astype(xp.int64)
-    kept = target != ignore_index
-    index = target * kept  # class 0 stands in for the ignored ones, whose weight is zero
-    rows = (xp.arange(target.size), index)
-    given = _element_weights(xp, logits.shape[:-1], logits.dtype, weight, mask)
-    flat = xp.broadcast_to(given, logits.shape[:-1]).reshape(-1) * kept
+    # (M,): from here on all positions stand in one axis.
+    rows, flat = class_positions(xp, target, ignore_index, logits.dtype, weight, mask)
     shifted = (logits - logits.max(axis=-1, keepdims=True)).reshape(-1, classes)  # (M, V)
     p = xp.exp(shifted)
     total = p.sum(axis=-1, keepdims=True)
     p /= total
     log_total = xp.log(total[:, 0])
-    true_weight = flat if class_weight is None else flat * class_weight[index]
+    true_weight = flat if class_weight is None else flat * class_weight[rows[1]]
     losses = (log_total - shifted[rows]) * true_weight * (1 - label_smoothing)
     if label_smoothing:
         per_class = shifted if class_weight is None else shifted * class_weight
         mass = classes if class_weight is None else class_weight.sum()
         losses += (log_total * mass - per_class.sum(axis=-1)) * flat * (label_smoothing / classes)
     saved = (p, rows, true_weight, flat, class_weight, label_smoothing, logits.shape)
-    return _totals(xp, losses, true_weight), saved
+    return totals(xp, losses, true_weight), saved
 
 
 def cross_entropy_backward(b: Backend, saved: Any, dy: tuple[Array, ...], slots: Slots) -> tuple[Array | None, ...]:
@@ -75,7 +71,7 @@ def bce_with_logits_forward(
     Each loss is -(pos_weight · t log σ(x) + (1 - t) log(1 - σ(x))), without overflow for large |x|.
     """
     xp = b.xp
-    count = _element_weights(xp, x.shape, x.dtype, weight, mask)
+    count = element_weights(xp, x.shape, x.dtype, weight, mask)
     target = target.astype(x.dtype)
     positive = 1.0 if pos_weight is None else target * (pos_weight - 1) + 1  # the weight of log(1 + e⁻ˣ)
     losses = xp.log1p(xp.exp(-xp.abs(x)))
@@ -83,7 +79,7 @@ def bce_with_logits_forward(
     losses *= positive
     losses += (1 - target) * x
     losses *= count
-    return _totals(xp, losses, count), (x, target, positive, count)
+    return totals(xp, losses, count), (x, target, positive, count)
 
 
 def bce_with_logits_backward(b: Backend, saved: Any, dy: tuple[Array, ...], slots: Slots) -> tuple[Array | None, ...]:
@@ -100,9 +96,9 @@ def mse_forward(
     b: Backend, x: Array, target: Array, weight: Array | None, mask: Array | None
 ) -> tuple[tuple[Array, Array], Any]:
     """x (N, ...), target of x's shape -> sum of w (x - target)², weight."""
-    count = _element_weights(b.xp, x.shape, x.dtype, weight, mask)
+    count = element_weights(b.xp, x.shape, x.dtype, weight, mask)
     error = x - target.astype(x.dtype)
-    return _totals(b.xp, error * error * count, count), (error, count)
+    return totals(b.xp, error * error * count, count), (error, count)
 
 
 def mse_backward(b: Backend, saved: Any, dy: tuple[Array, ...], slots: Slots) -> tuple[Array | None, ...]:
@@ -115,9 +111,9 @@ def l1_forward(
     b: Backend, x: Array, target: Array, weight: Array | None, mask: Array | None
 ) -> tuple[tuple[Array, Array], Any]:
     """x (N, ...), target of x's shape -> sum of w |x - target|, weight."""
-    count = _element_weights(b.xp, x.shape, x.dtype, weight, mask)
+    count = element_weights(b.xp, x.shape, x.dtype, weight, mask)
     error = x - target.astype(x.dtype)
-    return _totals(b.xp, b.xp.abs(error) * count, count), (error, count)
+    return totals(b.xp, b.xp.abs(error) * count, count), (error, count)
 
 
 def l1_backward(b: Backend, saved: Any, dy: tuple[Array, ...], slots: Slots) -> tuple[Array | None, ...]:
@@ -133,11 +129,11 @@ def huber_forward(
 
     ρ(e) = e²/2 where |e| ≤ delta, else delta (|e| - delta/2).
     """
-    count = _element_weights(b.xp, x.shape, x.dtype, weight, mask)
+    count = element_weights(b.xp, x.shape, x.dtype, weight, mask)
     error = x - target.astype(x.dtype)
     distance = b.xp.abs(error)
     inner = b.xp.minimum(distance, delta)
-    return _totals(b.xp, inner * (distance - 0.5 * inner) * count, count), (error, count, delta)
+    return totals(b.xp, inner * (distance - 0.5 * inner) * count, count), (error, count, delta)
 
 
 def huber_backward(b: Backend, saved: Any, dy: tuple[Array, ...], slots: Slots) -> tuple[Array | None, ...]:
@@ -148,18 +144,28 @@ def huber_backward(b: Backend, saved: Any, dy: tuple[Array, ...], slots: Slots) 
     return dx, None, None, None
 
 
-def _element_weights(xp: Any, shape: tuple[int, ...], dtype: Any, weight: Array | None, mask: Array | None) -> Array:
-    """The weight of each element, an array that broadcasts to `shape`: weight · mask, 1 where there is neither."""
-    count = xp.ones((), dtype)
-    for given in (weight, mask):
-        if given is not None:
-            count = count * given.astype(dtype).reshape(given.shape + (1,) * (len(shape) - given.ndim))
-    return count
+def smooth_l1_forward(
+    b: Backend, x: Array, target: Array, weight: Array | None, mask: Array | None, *, beta: float = 1.0
+) -> tuple[tuple[Array, Array], Any]:
+    """x (N, ...), target of x's shape -> sum of w ρ(x - target), weight; Girshick 2015.
+
+    ρ(e) = e² / (2 beta) where |e| < beta, else |e| - beta / 2: huber's over beta, and |e| for beta 0.
+    """
+    count = element_weights(b.xp, x.shape, x.dtype, weight, mask)
+    error = x - target.astype(x.dtype)
+    losses = b.xp.abs(error)
+    if beta:
+        inner = b.xp.minimum(losses, beta)
+        losses = inner * (losses - 0.5 * inner) / beta
+    return totals(b.xp, losses * count, count), (error, count, beta)
 
 
-def _totals(xp: Any, losses: Array, count: Array) -> tuple[Array, Array]:
-    """(sum, weight) as 0-d arrays: NumPy's own sums are scalars."""
-    return xp.asarray(losses.sum()), xp.asarray(xp.broadcast_to(count, losses.shape).sum())
+def smooth_l1_backward(b: Backend, saved: Any, dy: tuple[Array, ...], slots: Slots) -> tuple[Array | None, ...]:
+    """dx = (x - target) / beta clipped to ±1, times w d sum."""
+    error, count, beta = saved
+    dx = b.xp.clip(error / beta, -1, 1) if beta else b.xp.sign(error)
+    dx *= count * dy[0]
+    return dx, None, None, None
 
 
 def with_auxiliary_forward(
@@ -184,3 +190,4 @@ bce_with_logits = Op(bce_with_logits_forward, bce_with_logits_backward)
 mse = Op(mse_forward, mse_backward)
 l1 = Op(l1_forward, l1_backward)
 huber = Op(huber_forward, huber_backward)
+smooth_l1 = Op(smooth_l1_forward, smooth_l1_backward)

@@ -73,8 +73,11 @@ class Plan:
                 f"note: schedule.milestones {milestones} count optimizer steps; an epoch has "
                 f"{self.steps_per_epoch:,}, the whole training {self.total_steps:,}"
             )
-        if self.loss.class_targets and self.config.model[-1].type in ("softmax", "log_softmax"):
-            notes.append(f"note: model ends with {self.config.model[-1].type}, but the loss takes logits; leave it out")
+        last = self.config.model[-1].type
+        if self.loss.log_probabilities and last != "log_softmax":
+            notes.append(f"note: {self.loss.name} takes log-probabilities; end the model with log_softmax")
+        elif self.loss.class_targets and not self.loss.log_probabilities and last in ("softmax", "log_softmax"):
+            notes.append(f"note: model ends with {last}, but the loss takes logits; leave it out")
         if self.info.vocabulary is not None and not any(layer.symbols for _, layer in self.model.walk()):
             notes.append(
                 "note: the inputs are numbers of tokens, and no layer takes them as such; begin with embedding"

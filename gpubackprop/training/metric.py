@@ -7,21 +7,21 @@ once as Python floats, into the figure.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from gpubackprop.backend import Array
 from gpubackprop.errors import ShapeError
-from gpubackprop.registry import Positive, Registry
+from gpubackprop.registry import Positive, Registry, did_you_mean
 
 
 class Metric:
     """A figure of how good the outputs are. `better` says which direction is an improvement."""
 
-    better: ClassVar[Literal["max", "min"]] = "max"
+    better: Literal["max", "min"] = "max"
     name: str = ""
 
-    def sums(self, xp: Any, output: Array, target: Array) -> tuple[Array, ...]:
+    def sums(self, xp: Any, output: Any, target: Any) -> tuple[Array, ...]:
         """0-d sums over one batch."""
         raise NotImplementedError
 
@@ -30,7 +30,7 @@ class Metric:
         total, count = totals
         return total / count if count else math.nan
 
-    def check(self, output_shape: tuple[int, ...], target_shape: tuple[int, ...]) -> None:
+    def check(self, output_shape: Any, target_shape: Any) -> None:
         """Raise ShapeError where this metric cannot compare such outputs with such targets."""
         if output_shape != target_shape:
             raise ShapeError(
@@ -81,6 +81,40 @@ class TopKAccuracy(_ByClass):
             raise ShapeError(f"{self.name} of {output_shape[-1]} outputs is always 1; lower k")
 
 
+@metrics.register("perplexity")
+class Perplexity(_ByClass):
+    """exp of the mean cross entropy: among how many equally likely classes the model wavers.
+
+    Targets below zero are left out; so are the weights and the smoothing that a loss may have.
+    """
+
+    better = "min"
+    name = "perplexity"
+
+    def sums(self, xp: Any, output: Array, target: Array) -> tuple[Array, Array]:
+        """output (..., V), target (...) -> the sum of -log p of the targets, count."""
+        shifted = output - output.max(axis=-1, keepdims=True)
+        own = xp.take_along_axis(shifted, xp.maximum(target, 0)[..., None], axis=-1)[..., 0]
+        kept = target >= 0
+        return ((xp.log(xp.exp(shifted).sum(axis=-1)) - own) * kept).sum(), kept.sum()
+
+    def value(self, *totals: float) -> float:
+        """exp(sum / count), infinite where that is too large for a number."""
+        mean = super().value(*totals)
+        return math.exp(mean) if mean < 700 else mean if math.isnan(mean) else math.inf
+
+
+@metrics.register("bits_per_character")
+class BitsPerCharacter(Perplexity):
+    """The mean cross entropy in bits, of one token; a character where tokens are characters."""
+
+    name = "bits_per_character"
+
+    def value(self, *totals: float) -> float:
+        """sum / count / log 2."""
+        return Metric.value(self, *totals) / math.log(2)
+
+
 @metrics.register("binary_accuracy")
 class BinaryAccuracy(Metric):
     """Share of logits on the right side of zero; targets 0 or 1 of the outputs' shape."""
@@ -128,6 +162,35 @@ class RootMeanSquaredError(MeanSquaredError):
     def value(self, *totals: float) -> float:
         """√(sum / count)."""
         return math.sqrt(super().value(*totals))
+
+
+@metrics.register("head")
+class Head(Metric):
+    """A metric of one head of a model with several outputs; its figure is called `<name>/<metric>`."""
+
+    def __init__(self, name: str, metric: Metric) -> None:
+        self.head, self.metric = name, metric
+        self.name, self.better = f"{name}/{metric.name}", metric.better
+
+    def sums(self, xp: Any, output: Mapping[str, Array], target: Mapping[str, Array]) -> tuple[Array, ...]:
+        """Outputs and targets by head -> the metric's sums."""
+        return self.metric.sums(xp, output[self.head], target[self.head])
+
+    def value(self, *totals: float) -> float:
+        """The metric's figure."""
+        return self.metric.value(*totals)
+
+    def check(self, output_shape: Any, target_shape: Any) -> None:
+        """Both are dicts by head, hold this head, and suit the metric."""
+        for shapes, what in ((output_shape, "outputs"), (target_shape, "targets")):
+            if not isinstance(shapes, Mapping):
+                raise ShapeError(f"{self.name} needs {what} by head, got {shapes}; leave head out for a single output")
+            if self.head not in shapes:
+                known = ", ".join(map(str, shapes))
+                raise ShapeError(
+                    f"{self.name}: no {what} called {self.head!r}; known: {known}{did_you_mean(self.head, shapes)}"
+                )
+        self.metric.check(output_shape[self.head], target_shape[self.head])
 
 
 class Totals:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpubackprop.backend import choose
-from gpubackprop.backend.philox import philox, random_bits, stream_of, uniform
+from gpubackprop.backend.philox import normal, philox, random_bits, stream_of, uniform
 
 ONES = 0xFFFFFFFF
 
@@ -71,3 +71,38 @@ def test_uniform_is_uniform():
 def test_streams_differ_by_path_and_call():
     streams = {stream_of(path, call) for path in ("", "0", "1", "0.1") for call in range(5)}
     assert len(streams) == 20
+
+
+def test_normal_is_normal():
+    x = normal(np, 0, stream_of("layer"), 0, np.arange(500), 201)
+    assert x.shape == (500, 201)
+    assert x.dtype == np.float32
+    assert np.isfinite(x).all()
+    flat = x.astype(np.float64).ravel()
+    moments = [flat.mean(), flat.var(), (flat**3).mean(), (flat**4).mean()]
+    np.testing.assert_allclose(moments, [0, 1, 0, 3], atol=0.05)
+    edges = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    np.testing.assert_allclose(
+        [(flat < edge).mean() for edge in edges], [0.0228, 0.1587, 0.5, 0.8413, 0.9772], atol=0.004
+    )
+    neighbours = [
+        np.corrcoef(x[:, :-1].ravel(), x[:, 1:].ravel())[0, 1],
+        np.corrcoef(x[:-1].ravel(), x[1:].ravel())[0, 1],
+    ]
+    np.testing.assert_allclose(neighbours, 0, atol=0.015)  # the two numbers of a pair are among them
+    assert abs(np.corrcoef(x[:, 0:200:2].ravel() ** 2, x[:, 1:200:2].ravel() ** 2)[0, 1]) < 0.02
+
+
+def test_a_sample_has_the_same_normals_in_every_batch():
+    whole = normal(np, 5, 6, 7, np.arange(10), 9)
+    np.testing.assert_array_equal(normal(np, 5, 6, 7, np.array([8, 2]), 9), whole[[8, 2]])
+    np.testing.assert_array_equal(normal(np, 5, 6, 7, np.arange(10), 3), whole[:, :3])
+    assert normal(np, 0, 0, 0, np.arange(0), 5).shape == (0, 5)
+
+
+def test_normals_of_the_backends_agree():
+    backend, _ = choose("strict")
+    found = backend.capture(normal)(
+        backend.xp, 1, 2, backend.from_host(np.array(3)), backend.from_host(np.arange(4)), 7
+    )
+    np.testing.assert_array_equal(backend.to_host(found), normal(np, 1, 2, 3, np.arange(4), 7))

@@ -81,3 +81,51 @@ optimizer: {type: adamw, lr: -1}
     hints = [problem.message.rpartition("did you mean ")[2] for problem in error.value.problems]
     assert hints[0] == "'batch_size'?"
     assert hints[2] == "'relu'?"
+
+
+TASKS = """\
+data: digits
+model: [flatten, {heads: {branches: {digit: [{linear: 10}], parity: [{linear: 1}]}}}]
+loss:
+  type: multi_task
+  losses: {digit: cross_entropy, parity: {type: bce_with_logits, pos_weight: [2]}}
+  weights: {parity: 0.5}
+metrics: [{head: {name: digit, metric: accuracy}}, {head: {name: digit, metric: {type: top_k_accuracy, k: 2}}}]
+optimizer: {type: sgd, lr: 0.1}
+training: {epochs: 1}
+"""
+
+
+def test_components_as_values_of_a_mapping(tmp_path):
+    path = tmp_path / "tasks.yaml"
+    path.write_text(TASKS)
+    config = load_config(path)
+    loss = config.loss.build()
+    assert {head: inner.name for head, inner in loss.losses.items()} == {
+        "digit": "cross_entropy",
+        "parity": "bce_with_logits",
+    }
+    assert loss.weights == {"digit": 1.0, "parity": 0.5}
+    assert [metric.build().name for metric in config.metrics] == ["digit/accuracy", "digit/top_2_accuracy"]
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    validator.validate(YAML(typ="safe", pure=True).load(TASKS))
+    validator.validate(config.resolved())
+    assert load_config(config.resolved()).resolved_yaml() == config.resolved_yaml()
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "place", "message"),
+    [
+        ("digit: cross_entropy", "digit: cros_entropy", ":5:19", "unknown loss 'cros_entropy'; .* did you mean 'cross"),
+        ("pos_weight: [2]", "pos_wieght: [2]", ":5:66", "did you mean 'pos_weight'"),
+        ("weights: {parity", "weights: {partiy", ":4:9", "weights has 'partiy', .* did you mean 'parity'"),
+        ("{digit: cross_entropy, parity", "[{digit: cross_entropy}, {parity", ":5:11", "must be a mapping"),
+    ],
+)
+def test_mistakes_in_a_mapping_of_components(tmp_path, there, instead, place, message):
+    path = tmp_path / "tasks.yaml"
+    text = TASKS.replace(there, instead)
+    path.write_text(text.replace("[2]}}\n", "[2]}}]\n") if "[{digit" in instead else text)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(path)
+    assert [problem.where.removeprefix(str(path)) for problem in error.value.problems] == [place]

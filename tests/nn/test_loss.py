@@ -51,6 +51,7 @@ def test_cross_entropy_is_pytorchs_mean(torch, rng, options):
         ("L1Loss", {}),
         ("HuberLoss", {}),
         ("HuberLoss", {"delta": 0.3}),
+        ("SmoothL1Loss", {"beta": 0.3}),
         ("BCEWithLogitsLoss", {}),
         ("BCEWithLogitsLoss", {"pos_weight": [1.0, 2.0, 0.5]}),
     ],
@@ -76,28 +77,95 @@ def test_cross_entropy_of_large_logits_is_finite():
 
 
 def sums(loss, output, target, **counts):
-    total, weight = loss.forward(Tape(choose("cpu")[0]).input(output), target, **counts)
+    tape = Tape(choose("cpu")[0])
+    output = {k: tape.input(a) for k, a in output.items()} if isinstance(output, dict) else tape.input(output)
+    total, weight = loss.forward(output, target, **counts)
     return float(total.value), float(weight.value)
 
 
-@pytest.mark.parametrize("name", sorted(losses))
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+
+
+def log_softmax(x):
+    return np.log(softmax(x))
+
+
+def heads():
+    return nn.MultiTaskLoss({"digit": nn.CrossEntropyLoss(), "size": nn.MSELoss()}, {"size": 0.5})
+
+
+#: by name: the loss, and outputs and targets of a batch of six
+EXAMPLES = {
+    "cross_entropy": (nn.CrossEntropyLoss, (6, 2, 3), lambda rng: rng.integers(0, 3, (6, 2))),
+    "nll": (nn.NLLLoss, (6, 2, 3), lambda rng: rng.integers(0, 3, (6, 2))),
+    "focal": (nn.FocalLoss, (6, 2, 3), lambda rng: rng.integers(0, 3, (6, 2))),
+    "hinge": (nn.HingeLoss, (6, 2, 3), lambda rng: rng.integers(0, 3, (6, 2))),
+    "kl_div": (nn.KLDivLoss, (6, 2, 3), lambda rng: softmax(rng.normal(size=(6, 2, 3)))),
+    "bce_with_logits": (nn.BCEWithLogitsLoss, (6, 2, 3), lambda rng: rng.random((6, 2, 3))),
+    "binary_focal": (nn.BinaryFocalLoss, (6, 2, 3), lambda rng: rng.integers(0, 2, (6, 2, 3))),
+    "mse": (nn.MSELoss, (6, 2, 3), lambda rng: rng.normal(size=(6, 2, 3))),
+    "l1": (nn.L1Loss, (6, 2, 3), lambda rng: rng.normal(size=(6, 2, 3))),
+    "huber": (nn.HuberLoss, (6, 2, 3), lambda rng: rng.normal(size=(6, 2, 3))),
+    "smooth_l1": (nn.SmoothL1Loss, (6, 2, 3), lambda rng: rng.normal(size=(6, 2, 3))),
+    "cosine_embedding": (nn.CosineEmbeddingLoss, (6, 2, 3), lambda rng: rng.choice([-1, 1], 6)),
+    "contrastive": (nn.ContrastiveLoss, (6, 2, 3), lambda rng: rng.integers(0, 2, 6)),
+    "triplet": (nn.TripletMarginLoss, (6, 3, 4), lambda rng: np.zeros(6)),
+    "info_nce": (nn.InfoNCELoss, (6, 2, 4), lambda rng: np.zeros(6)),
+    "ctc": (nn.CTCLoss, (6, 7, 4), lambda rng: rng.integers(1, 4, (6, 3))),
+    "multi_task": (
+        heads,
+        {"digit": (6, 3), "size": (6, 2)},
+        lambda rng: {"digit": rng.integers(0, 3, 6), "size": rng.normal(size=(6, 2))},
+    ),
+}
+
+
+def example(name, rng):
+    make, shape, target = EXAMPLES[name]
+    output = {k: rng.normal(size=s) for k, s in shape.items()} if isinstance(shape, dict) else rng.normal(size=shape)
+    return make(), output, target(rng)
+
+
+def some(arrays, index):
+    return {name: a[index] for name, a in arrays.items()} if isinstance(arrays, dict) else arrays[index]
+
+
+def test_every_loss_has_an_example_and_is_exported():
+    assert set(EXAMPLES) == set(losses)
+    assert all(losses[name] in vars(nn).values() for name in losses)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_masked_and_weightless_samples_count_nothing(rng, name):
-    loss, output = losses[name](), rng.normal(size=(6, 3))
-    target = rng.integers(0, 3, 6) if name == "cross_entropy" else rng.random((6, 3))
+    loss, output, target = example(name, rng)
     mask = np.array([True, True, False, True, False, True])
-    wanted = sums(loss, output[mask], target[mask])
+    wanted = sums(loss, some(output, mask), some(target, mask))
     assert sums(loss, output, target, mask=mask) == pytest.approx(wanted)
     assert sums(loss, output, target, weight=mask.astype(float)) == pytest.approx(wanted)
     half = sums(loss, output, target, weight=np.full(6, 0.5), mask=mask)
     assert half == pytest.approx((wanted[0] / 2, wanted[1] / 2))
 
 
-@pytest.mark.parametrize("name", sorted(losses))
+@pytest.mark.parametrize("name", sorted({*EXAMPLES} - {"info_nce"}))  # its candidates are those of one batch
 def test_micro_batches_add_up(rng, name):
-    loss, output = losses[name](), rng.normal(size=(6, 2, 3))
-    target = rng.integers(0, 3, (6, 2)) if name == "cross_entropy" else rng.random((6, 2, 3))
-    parts = [sums(loss, output[s], target[s]) for s in (slice(0, 4), slice(4, 6))]
+    loss, output, target = example(name, rng)
+    parts = [sums(loss, some(output, s), some(target, s)) for s in (slice(0, 4), slice(4, 6))]
     assert np.sum(parts, axis=0) == pytest.approx(sums(loss, output, target))
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_a_batch_without_samples_is_of_no_loss_and_no_weight(rng, name):
+    loss, output, target = example(name, rng)
+    assert sums(loss, some(output, slice(0, 0)), some(target, slice(0, 0))) == (0, 0)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_examples_fit_with_and_without_the_batch(rng, name):
+    loss, output, target = example(name, rng)
+    shapes = [{k: a.shape[1:] for k, a in x.items()} if isinstance(x, dict) else x.shape[1:] for x in (output, target)]
+    loss.check(*shapes)
+    loss.check_targets(target)
 
 
 @pytest.mark.parametrize("name", ["mse", "l1", "huber", "bce_with_logits"])

@@ -63,6 +63,7 @@ def test_without_a_model_nothing_is_said_of_its_outputs(written):
         ({"schedule": {"type": "multi_step", "milestones": [20, 90]}}, "an epoch has 6, the whole training 50"),
         ({"schedule": {"type": "step", "step_size": 5, "warmup": 60}}, "warmup is 60 steps"),
         ({"model": [{"linear": 3}, "softmax"]}, "model ends with softmax, but the loss takes logits"),
+        ({"loss": "nll"}, "nll takes log-probabilities; end the model with log_softmax"),
         ({"schedule": {"type": "multi_step", "milestones": [20, 40]}}, None),
     ],
 )

@@ -17,12 +17,16 @@ LOGITS = np.array([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0], [1.0, 2.0, 3.0], [9.0, 0.0,
 CLASSES = np.array([0, 2, 1, -100])
 VALUES, TARGETS = np.array([[1.0], [-2.0], [3.0]]), np.array([[1.5], [-2.0], [1.0]])
 
+SHARES = np.array([[[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]], [[0.1, 0.1, 0.8], [0.2, 0.4, 0.4]]])
+
 #: name, options, outputs, targets, figure
 TABLE = [
     ("accuracy", {}, LOGITS, CLASSES, 1 / 3),
     ("top_k_accuracy", {"k": 2}, LOGITS, CLASSES, 1.0),
     ("top_k_accuracy", {"k": 1}, LOGITS, CLASSES, 1 / 3),
     ("binary_accuracy", {}, VALUES, np.array([[1.0], [1.0], [1.0]]), 2 / 3),
+    ("perplexity", {}, np.log(SHARES), np.array([[0, 1], [2, -100]]), (0.5 * 0.25 * 0.8) ** (-1 / 3)),
+    ("bits_per_character", {}, np.log(SHARES) + 1000, np.array([[0, 1], [1, -1]]), (1 + 2 + np.log2(10)) / 3),
     ("mae", {}, VALUES, TARGETS, 2.5 / 3),
     ("mse", {}, VALUES, TARGETS, 4.25 / 3),
     ("rmse", {}, VALUES, TARGETS, (4.25 / 3) ** 0.5),
@@ -50,7 +54,7 @@ def figure(metric, output, target, device, sizes):
 
 
 def test_every_metric_has_a_row():
-    assert {row[0] for row in TABLE} == set(metrics)
+    assert {row[0] for row in TABLE} | {"head"} == set(metrics)
 
 
 @pytest.mark.parametrize("device", ["cpu", "strict"])
@@ -109,3 +113,31 @@ def test_outputs_come_in_order(rng):
     parts = list(outputs(model, x, 3))
     assert [len(part) for part in parts] == [3, 3, 1]
     np.testing.assert_allclose(np.concatenate(parts), model(x), rtol=1e-6)
+
+
+def test_perplexity_of_a_hopeless_model_is_infinite():
+    output = np.array([[0.0, 1e4]])
+    assert figure(metrics["perplexity"](), output, np.array([0]), "cpu", (1,)) == np.inf
+    assert np.isnan(figure(metrics["perplexity"](), output, np.array([-1]), "cpu", (1,)))
+
+
+class TestHead:
+    def test_its_figure_is_its_metrics_own(self):
+        metric = metrics["head"]("digit", metrics["accuracy"]())
+        outputs, targets = {"digit": LOGITS, "size": VALUES}, {"digit": CLASSES, "size": TARGETS}
+        assert metric.name == "digit/accuracy"
+        assert metric.better == "max"
+        assert metric.value(*map(float, metric.sums(np, outputs, targets))) == pytest.approx(1 / 3)
+        error = metrics["head"]("size", metrics["rmse"]())
+        assert error.better == "min"
+        assert error.value(*map(float, error.sums(np, outputs, targets))) == pytest.approx((4.25 / 3) ** 0.5)
+
+    def test_mistakes(self):
+        metric = metrics["head"]("digit", metrics["accuracy"]())
+        metric.check({"digit": (10,)}, {"digit": ()})
+        with pytest.raises(ShapeError, match=r"digit/accuracy needs outputs by head, got \(10,\)"):
+            metric.check((10,), ())
+        with pytest.raises(ShapeError, match="no targets called 'digit'; known: digits; did you mean 'digits'"):
+            metric.check({"digit": (10,)}, {"digits": ()})
+        with pytest.raises(ShapeError, match="accuracy needs class targets"):
+            metric.check({"digit": (10,)}, {"digit": (10,)})

@@ -22,7 +22,9 @@ def _shifted(rng):
     return (1000 + 10 * rng.normal(size=(4, 6)),)
 
 
-def _torch(name, **renamed):
+def torch_function(name, **renamed):
+    """PyTorch's function of that name, with its names for some options."""
+
     def call(x, **options):
         import torch.nn.functional as F
 
@@ -31,14 +33,18 @@ def _torch(name, **renamed):
     return call
 
 
-def _rows(name, theirs=None, options=None, inputs=(_spread, _extreme)):
-    op = getattr(activation, name)
-    label = name + "".join(f", {key} {value}" for key, value in (options or {}).items())
-    torch = theirs or _torch(name)
+def elementwise(op, theirs=None, options=None, inputs=(_spread, _extreme)):
+    """Rows of one op and choice of options, one for each way to draw inputs."""
+    label = op.name + "".join(f", {key} {value}" for key, value in (options or {}).items())
+    torch = theirs or torch_function(op.name)
     return [
         OpSpec(label + {_extreme: ", extreme", _shifted: ", large"}.get(draw, ""), op, draw, torch, options or {})
         for draw in inputs
     ]
+
+
+def _rows(name, *args, **kwargs):
+    return elementwise(getattr(activation, name), *args, **kwargs)
 
 
 ROWS = [
@@ -54,8 +60,8 @@ ROWS = [
     *_rows("sigmoid"),
     *_rows("softplus"),
     *_rows("softplus", options={"beta": 2.0, "threshold": 3.0}),
-    *_rows("softmax", _torch("softmax", axis="dim"), {"axis": -1}, (_spread, _shifted)),
-    *_rows("softmax", _torch("softmax", axis="dim"), {"axis": 1}, (_spread,)),
-    *_rows("log_softmax", _torch("log_softmax", axis="dim"), {"axis": -1}, (_spread, _shifted)),
-    *_rows("log_softmax", _torch("log_softmax", axis="dim"), {"axis": 1}, (_spread,)),
+    *_rows("softmax", torch_function("softmax", axis="dim"), {"axis": -1}, (_spread, _shifted)),
+    *_rows("softmax", torch_function("softmax", axis="dim"), {"axis": 1}, (_spread,)),
+    *_rows("log_softmax", torch_function("log_softmax", axis="dim"), {"axis": -1}, (_spread, _shifted)),
+    *_rows("log_softmax", torch_function("log_softmax", axis="dim"), {"axis": 1}, (_spread,)),
 ]

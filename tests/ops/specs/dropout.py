@@ -13,22 +13,23 @@ def _inputs(*shape):
     return lambda rng: (rng.normal(size=shape), np.arange(10, 10 + shape[0]), np.array(3))
 
 
-def _torch(x, samples, step, *, p, seed, stream):
+def _torch(x, samples, step, *, over=0, **options):
     import torch
 
-    mask = dropout_mask(NumpyBackend(), tuple(x.shape), samples.numpy(), int(step), p=p, seed=seed, stream=stream)
-    return x * torch.tensor(mask) / (1 - p)
+    shape = (x.shape[0], *(1,) * over, *x.shape[1 + over :])
+    mask = dropout_mask(NumpyBackend(), shape, samples.numpy(), int(step), **options)
+    return x * torch.tensor(mask) / (1 - options["p"])
+
+
+def _row(name, inputs, **options):
+    return OpSpec(f"dropout{name}", dropout, inputs, _torch, {"seed": 1, "stream": 2} | options, batched=(0, 1))
 
 
 ROWS = [
-    OpSpec("dropout", dropout, _inputs(4, 7), _torch, {"p": 0.5, "seed": 1, "stream": 2}, batched=(0, 1)),
-    OpSpec(
-        "dropout on images",
-        dropout,
-        _inputs(3, 2, 3, 5),
-        _torch,
-        {"p": 0.2, "seed": 2**40, "stream": 7},
-        batched=(0, 1),
-    ),
-    OpSpec("dropout, p 0", dropout, _inputs(3, 4), _torch, {"p": 0.0, "seed": 0, "stream": 0}, batched=(0, 1)),
+    _row("", _inputs(4, 7), p=0.5),
+    _row(" on images", _inputs(3, 2, 3, 5), p=0.2, seed=2**40, stream=7),
+    _row(", p 0", _inputs(3, 4), p=0.0, seed=0, stream=0),
+    _row(" of channels", _inputs(3, 2, 3, 8), p=0.4, over=2),
+    _row(" of samples", _inputs(8, 2, 3), p=0.4, over=2),
+    _row(", alike", _inputs(3, 2, 8), p=0.4, alike=True),
 ]

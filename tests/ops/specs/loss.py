@@ -8,7 +8,11 @@ from gpubackprop.ops import loss
 from tests.ops.specs import OpSpec
 
 
-def _classes(*leading, classes=5, scale=1.0, class_weight=False, weight=False, mask=False, ignore=None, dtype=np.int64):
+def draw_classes(
+    *leading, classes=5, scale=1.0, class_weight=False, weight=False, mask=False, ignore=None, dtype=np.int64
+):
+    """Logits, class numbers, and perhaps weights of classes and samples, a mask."""
+
     def draw(rng):
         target = rng.integers(0, classes, leading).astype(dtype)
         if ignore is not None:
@@ -34,11 +38,12 @@ def _cross_entropy(logits, target, class_weight, weight, mask, *, ignore_index=-
     )
     kept = target1 != ignore_index
     own = kept.double() if class_weight is None else class_weight[target1 * kept] * kept
-    count = _count(target.shape, weight, mask, logits).reshape(-1)
+    count = weights(target.shape, weight, mask, logits).reshape(-1)
     return torch.sum(losses * count), torch.sum(own * count)
 
 
-def _count(shape, weight, mask, like):
+def weights(shape, weight, mask, like):
+    """What each element of `shape` counts."""
     import torch
 
     count = torch.ones(shape, dtype=like.dtype)
@@ -55,31 +60,37 @@ def _elementwise(name):
         *pos_weight, weight, mask = rest
         if pos_weight:
             options = {"pos_weight": pos_weight[0]}
-        count = _count(x.shape, weight, mask, x)
+        count = weights(x.shape, weight, mask, x)
         losses = getattr(F, name)(x, target.to(x.dtype), reduction="none", **options)
         return (losses * count).sum(), count.sum()
 
     return call
 
 
-def _pairs(*shape, weight=None, mask=None, target="normal"):
+def draw_pairs(*shape, weight=None, mask=None, target="normal"):
+    """Outputs and targets of one shape, and perhaps weights and a mask."""
+
     def draw(rng):
         x = 2 * rng.normal(size=shape)
         t = {"normal": lambda: rng.normal(size=shape), "integers": lambda: rng.integers(-2, 3, shape)}[target]()
-        return x, t, *_optional(rng, weight, mask)
+        return x, t, *draw_optional(rng, weight, mask)
 
     return draw
 
 
-def _optional(rng, weight, mask):
+def draw_optional(rng, weight, mask):
+    """Weights and a mask of such shapes, or None."""
+
     return rng.uniform(0.5, 2, weight) if weight else None, rng.random(mask) < 0.6 if mask else None
 
 
-def _binary(*shape, scale=2.0, pos_weight=None, weight=None, mask=None, soft=False):
+def draw_binary(*shape, scale=2.0, pos_weight=None, weight=None, mask=None, soft=False):
+    """Logits, targets 0 or 1 (or between), and perhaps weights and a mask."""
+
     def draw(rng):
         t = rng.random(shape) if soft else rng.integers(0, 2, shape)
         w = rng.uniform(0.5, 3, pos_weight) if pos_weight else None
-        return scale * rng.normal(size=shape), t, w, *_optional(rng, weight, mask)
+        return scale * rng.normal(size=shape), t, w, *draw_optional(rng, weight, mask)
 
     return draw
 
@@ -119,25 +130,25 @@ ROWS = [
         constants=(1,),
         batched=(),
     ),
-    _ce("", _classes(7)),
-    _ce(", uint8 targets", _classes(7, dtype=np.uint8)),
-    _ce(", large logits", _classes(7, scale=1000.0)),
-    _ce(" over sequences", _classes(3, 4)),
-    _ce(" over sequences, masked", _classes(3, 4, mask=True)),
-    _ce(", class and sample weights", _classes(3, 4, class_weight=True, weight=True)),
-    _ce(", ignored", _classes(9, ignore=-100)),
-    _ce(", ignored class", _classes(9, ignore=0, class_weight=True), ignore_index=0),
-    _ce(", smoothed", _classes(7), label_smoothing=0.1),
+    _ce("", draw_classes(7)),
+    _ce(", uint8 targets", draw_classes(7, dtype=np.uint8)),
+    _ce(", large logits", draw_classes(7, scale=1000.0)),
+    _ce(" over sequences", draw_classes(3, 4)),
+    _ce(" over sequences, masked", draw_classes(3, 4, mask=True)),
+    _ce(", class and sample weights", draw_classes(3, 4, class_weight=True, weight=True)),
+    _ce(", ignored", draw_classes(9, ignore=-100)),
+    _ce(", ignored class", draw_classes(9, ignore=0, class_weight=True), ignore_index=0),
+    _ce(", smoothed", draw_classes(7), label_smoothing=0.1),
     _ce(
         ", smoothed and all the rest",
-        _classes(3, 6, ignore=-1, class_weight=True, weight=True, mask=True),
+        draw_classes(3, 6, ignore=-1, class_weight=True, weight=True, mask=True),
         label_smoothing=0.3,
         ignore_index=-1,
     ),
-    _bce("", _binary(4, 3)),
-    _bce(", soft targets", _binary(4, 3, soft=True)),
-    _bce(", large logits", _binary(4, 3, scale=1000.0)),
-    _bce(", pos_weight, weight, mask", _binary(4, 3, pos_weight=(3,), weight=(4,), mask=(4, 3))),
+    _bce("", draw_binary(4, 3)),
+    _bce(", soft targets", draw_binary(4, 3, soft=True)),
+    _bce(", large logits", draw_binary(4, 3, scale=1000.0)),
+    _bce(", pos_weight, weight, mask", draw_binary(4, 3, pos_weight=(3,), weight=(4,), mask=(4, 3))),
     *(
         row
         for name, theirs, options in [
@@ -145,13 +156,16 @@ ROWS = [
             ("l1", "l1_loss", {}),
             ("huber", "huber_loss", {}),
             ("huber", "huber_loss", {"delta": 0.3}),
+            ("smooth_l1", "smooth_l1_loss", {}),
+            ("smooth_l1", "smooth_l1_loss", {"beta": 0.3}),
+            ("smooth_l1", "smooth_l1_loss", {"beta": 0.0}),
         ]
         for label in ["".join(f", {key} {value}" for key, value in options.items())]
         for row in [
-            _regression(name, theirs, label, _pairs(4, 3), **options),
-            _regression(name, theirs, f"{label}, integer targets", _pairs(4, target="integers"), **options),
+            _regression(name, theirs, label, draw_pairs(4, 3), **options),
+            _regression(name, theirs, f"{label}, integer targets", draw_pairs(4, target="integers"), **options),
             _regression(
-                name, theirs, f"{label}, weight and mask", _pairs(3, 2, 4, weight=(3,), mask=(3, 2)), **options
+                name, theirs, f"{label}, weight and mask", draw_pairs(3, 2, 4, weight=(3,), mask=(3, 2)), **options
             ),
         ]
     ),
