@@ -8,12 +8,12 @@ what holds it falls back to its default or becomes BAD too.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import ValidationError
 
+from gpubackprop.config.blocks import CHAIN, NAME, RULE, Blocks
 from gpubackprop.config.component import Component
 from gpubackprop.config.document import UNKNOWN, Mark, Node, Problems, describe
 from gpubackprop.config.signature import (
@@ -35,8 +35,6 @@ from gpubackprop.registry import Registry, did_you_mean
 
 BAD: Any = UNKNOWN  #: a value whose mistake has been reported
 
-LAYER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
 _OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 
 
@@ -52,11 +50,13 @@ class _Form(NamedTuple):
 class Checker:
     """Checks nodes against annotations; problems go to `problems`.
 
-    `sure` is false where a plugin failed to load: an unknown name may be one of its, and is passed over.
+    `sure` is false where a plugin failed to load: an unknown name may be one of its, and is passed over. `blocks` are
+    the definitions that lists of layers may use.
     """
 
-    def __init__(self, problems: Problems, sure: bool = True) -> None:
+    def __init__(self, problems: Problems, sure: bool = True, blocks: Blocks | None = None) -> None:
         self.problems, self.sure = problems, sure
+        self.blocks = blocks or Blocks()
 
     def value(self, node: Node, annotation: Any, path: str, entry: bool = False) -> Any:
         """The value of `node` as `annotation` wants it, or BAD. `entry`: it stands in a list."""
@@ -90,7 +90,7 @@ class Checker:
         trials = []
         for arm in arms:
             if fits(node.value, arm):
-                trial = Checker(Problems(), self.sure)
+                trial = Checker(Problems(), self.sure, self.blocks)
                 value = trial.value(node, arm, path, entry)
                 if not trial.problems:
                     return value
@@ -163,9 +163,15 @@ class Checker:
         if form is None:
             return None
         path = f"{path}.{form.type}" if entry else path
+        if form.type in (blocks := self.blocks.names(registry)):
+            layers = self.blocks.expand(form.type, form.mark, form.options, form.first, path, self.problems)
+            if layers is None:
+                return None
+            form = _Form(CHAIN, form.mark, layers)
         if form.type not in registry:
             if self.sure:
-                known = f"known: {', '.join(sorted(registry))}{did_you_mean(form.type, registry)}"
+                names = sorted({*registry, *blocks})
+                known = f"known: {', '.join(names)}{did_you_mean(form.type, names)}"
                 self.problems.add(form.mark, path, f"unknown {registry.kind} {form.type!r}; {known}")
             return None
         cls, options, name = registry[form.type], form.options, None
@@ -228,11 +234,10 @@ class Checker:
         return None
 
     def _name(self, node: Node, path: str) -> str | None:
-        if isinstance(node.value, str) and LAYER_NAME.fullmatch(node.value):
+        if isinstance(node.value, str) and NAME.fullmatch(node.value):
             return node.value
         if node.value is not UNKNOWN:
-            rule = "must be a name of letters, digits and _, not starting with a digit"
-            self.problems.add(node.mark, path, f"{rule}, got {describe(node.value)}")
+            self.problems.add(node.mark, path, f"{RULE}, got {describe(node.value)}")
         return None
 
     def _signature(

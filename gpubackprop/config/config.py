@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from gpubackprop.config.blocks import first_parameter, read_blocks
 from gpubackprop.config.check import BAD, Checker
 from gpubackprop.config.component import Component
 from gpubackprop.config.document import Mark, Node, Problems
@@ -94,6 +95,7 @@ class Config:
     training: Training
     text: str  #: the file as given
     path: str | None = None  #: the file's path as given; None for a dict
+    notes: tuple[str, ...] = ()  #: what is allowed, and yet hardly meant
 
     def resolved(self) -> dict[str, Any]:
         """The config as plain values with every default filled in; loads to the same run anywhere."""
@@ -138,7 +140,8 @@ def load_config(
     if document is None:
         raise ConfigError(list(problems))
     document, plugins, sure = _overridden(document, overrides, kinds, problems)
-    values = _check(document, kinds, Checker(problems, sure), problems) | {"plugins": plugins}
+    checker = Checker(problems, sure)
+    values = _check(document, kinds, checker, problems) | {"plugins": plugins}
     for check in checks:
         check(values, problems)
     problems.raise_any()
@@ -147,7 +150,9 @@ def load_config(
         values["name"] = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).stem).lstrip(".-") or "run" if path else "run"
     del values["format"]
     values["training"] = values["training"].build()
-    return Config(**values, text=text if path else dump(Node.of(source, Mark("config")).plain()), path=path)
+    notes = tuple(f"note: define.{name} is not used" for name in sorted(checker.blocks.unused))
+    text = text if path else dump(Node.of(source, Mark("config")).plain())
+    return Config(**values, text=text, path=path, notes=notes)
 
 
 def _read(source: str | os.PathLike[str] | Mapping[str, Any], problems: Problems) -> tuple[Node | None, str]:
@@ -176,7 +181,7 @@ def _overridden(
         for path, value in given:
             if path != "extends" and (path.partition(".")[0] == "plugins") == (turn == "plugins"):
                 try:
-                    document = override(document, path, value, partial(_first, kinds, path))
+                    document = override(document, path, value, partial(_first, kinds, document, path))
                 except WrongPathError as error:
                     problems.add(value.mark, path, str(error))
         if turn == "plugins" and (node := document.value.get("plugins")) and node.value is not None:
@@ -184,10 +189,11 @@ def _overridden(
     return document, plugins, sure
 
 
-def _first(kinds: Kinds, path: str, name: str) -> str | None:
-    layers = path.startswith("model.")
+def _first(kinds: Kinds, document: Node, path: str, name: str) -> str | None:
+    layers = path.startswith(("model.", "define."))
     registries = [each for base, each in Registry.by_base.items() if (base is kinds.layer) == layers]
-    return next((first_option(registry[name]) for registry in registries if name in registry), None)
+    found = next((first_option(registry[name]) for registry in registries if name in registry), None)
+    return first_parameter(document, name) if found is None and layers else found
 
 
 def _check(document: Node, kinds: Kinds, checker: Checker, problems: Problems) -> dict[str, Any]:
@@ -195,8 +201,9 @@ def _check(document: Node, kinds: Kinds, checker: Checker, problems: Problems) -
     keys = kinds.keys()
     given = document.without(*(key for key, node in document.value.items() if node.value is None))
     for key in given.value:
-        if key not in keys:
-            _unknown(given.key(key), key, [*keys, "extends"], kinds, problems)
+        if key not in (*keys, "define"):
+            _unknown(given.key(key), key, [*keys, "define", "extends"], kinds, problems)
+    checker.blocks = read_blocks(given.value.get("define"), Registry.by_base[kinds.layer], problems)
     values: dict[str, Any] = {}
     for key, argument in keys.items():
         node = given.value.get(key)

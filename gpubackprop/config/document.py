@@ -92,9 +92,13 @@ class Problems:
         self.files: list[str] = []  #: those read so far, in the order in which their problems come
 
     def add(self, mark: Mark, key: str, message: str) -> None:
-        """Note that `key`, a dotted path (or empty), which stands at `mark`, is wrong: `message`."""
+        """Note that `key`, a dotted path (or empty), which stands at `mark`, is wrong: `message`.
+
+        What stands at one place of a file and is used many times (an alias, a defined block) is named at its first use.
+        """
         found = mark, _line(key), _line(message)
-        if found not in self._found:
+        same = (mark, _last(found[1]), found[2])
+        if found not in self._found and not (mark.line and same in ((m, _last(k), t) for m, k, t in self._found)):
             self._found.append(found)
 
     def extend(self, other: Problems) -> None:
@@ -223,6 +227,10 @@ class _Reader:
             else:
                 entries[key], keys[key] = value, place
         return Node(entries, mark, keys, 1 + sum(item.size for item in entries.values()))
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _syntax(error: MarkedYAMLError) -> str:

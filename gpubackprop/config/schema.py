@@ -25,6 +25,12 @@ Schema = dict[str, Any]
 _REFERENCE: Schema = {"$ref": "#/$defs/reference"}
 _REFERENCE_TEXT: Schema = {"type": "string", "pattern": r"^\$\{[A-Za-z_][A-Za-z0-9_]*(:[^}]*)?\}$"}
 
+#: `$channels * 2` may stand for any value inside of a defined block.
+_EXPRESSION: Schema = {"$ref": "#/$defs/expression"}
+_EXPRESSION_TEXT: Schema = {"type": "string", "pattern": r"\$[A-Za-z_]"}
+
+_BLOCK_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
 
 def json_schema(kinds: Kinds | None = None) -> Schema:
     """The schema (draft 2020-12) of a config file, with every component that is registered now."""
@@ -37,7 +43,10 @@ def json_schema(kinds: Kinds | None = None) -> Schema:
         else {"anyOf": [schemas.argument(argument), {"type": "null"}]}  # a key without a value is as good as absent
         for key, argument in keys.items()
     }
+    in_blocks = _Schemas(kinds, blocks=True)
     properties["extends"] = {"type": "string", "description": "A config that this one changes, relative to this file."}
+    properties["define"] = {"anyOf": [in_blocks.define(), {"type": "null"}]}
+    model, properties["model"] = properties["model"], {}
     required = [key for key, argument in keys.items() if argument.required]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -46,21 +55,39 @@ def json_schema(kinds: Kinds | None = None) -> Schema:
         # A file that extends another says parts of components only: editors check its keys, the program all of it.
         "if": {"required": ["extends"]},
         "then": {"propertyNames": {"enum": list(properties)}},
-        "else": {"properties": properties, "required": required, "additionalProperties": False},
-        "$defs": {"reference": _REFERENCE_TEXT, **schemas.definitions},
+        "else": {
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+            # Which blocks are defined no schema can know: with `define`, any name that no layer has may be one.
+            "if": {"required": ["define"]},
+            "then": {"properties": {"model": in_blocks.argument(keys["model"])}},
+            "else": {"properties": {"model": model}},
+        },
+        "$defs": {
+            "reference": _REFERENCE_TEXT,
+            "expression": _EXPRESSION_TEXT,
+            **schemas.definitions,
+            **in_blocks.definitions,
+        },
     }
 
 
 class _Schemas:
-    """Schemas of annotations; components go to `definitions`, where they may refer to each other."""
+    """Schemas of annotations; components go to `definitions`, where they may refer to each other.
 
-    def __init__(self, kinds: Kinds) -> None:
-        self.kinds = kinds
+    `blocks`: where `define` stands, so that entries may be uses of blocks, and values expressions.
+    """
+
+    def __init__(self, kinds: Kinds, blocks: bool = False) -> None:
+        self.kinds, self.blocks = kinds, blocks
         self.definitions: dict[str, Schema] = {}
 
     def argument(self, argument: Argument) -> Schema:
         """The schema of one option, with its default."""
         schema = dict(self.annotation(argument.annotation))
+        if self.blocks:
+            schema = {"anyOf": [schema, _EXPRESSION]}
         if isinstance(argument.default, str | bool | int | float):
             schema["default"] = argument.default
         return schema
@@ -92,21 +119,60 @@ class _Schemas:
         if get_origin(core) in (dict, Mapping):
             return {"type": "object", "additionalProperties": self.annotation(get_args(core)[1])}
         schema = leaf(annotation).json_schema()
-        return schema if schema.get("type") == "null" else {"anyOf": [schema, _REFERENCE]}
+        if schema.get("type") == "null":
+            return schema
+        return {"anyOf": [schema, _REFERENCE, *([_EXPRESSION] if self.blocks else [])]}
 
     def component(self, registry: Registry[Any], entry: bool) -> Schema:
         """One component of a registry: its name, or a mapping; in a list, the short forms too."""
-        key = f"{registry.kind.replace(' ', '_')}{'_entry' if entry else ''}"
+        key = f"{registry.kind.replace(' ', '_')}{'_entry' if entry else ''}{'_or_block' if self.blocks else ''}"
         if key not in self.definitions:
             self.definitions[key] = {}  # a placeholder: containers refer to themselves
             bare = [name for name in registry if not any(o.required for o in options_of(registry[name]).values())]
-            forms = [{"type": "string", "anyOf": [{"enum": bare}, _REFERENCE]}]
+            forms: list[Schema] = [{"type": "string", "anyOf": [{"enum": bare}, _REFERENCE]}]
+            if self.blocks and registry.base is self.kinds.layer:
+                forms[0]["anyOf"] += [_EXPRESSION, self.block_name()]
+                forms += self.uses(entry)
             for name in registry:
                 forms.append(self.typed(registry, name, entry))
                 if entry:
                     forms.append(self.short(registry, name))
             self.definitions[key] = {"description": f"A {registry.kind}.", "oneOf": forms}
         return {"$ref": f"#/$defs/{key}"}
+
+    def define(self) -> Schema:
+        """The definitions of blocks."""
+        block = {
+            "type": "object",
+            "properties": {
+                "parameters": {
+                    "anyOf": [{"type": "object", "propertyNames": {"pattern": _BLOCK_NAME}}, {"type": "null"}],
+                    "description": "Names and defaults; one whose default is null has to be given.",
+                },
+                "layers": {"type": "array", "items": self.component(Registry.by_base[self.kinds.layer], entry=True)},
+            },
+            "required": ["layers"],
+            "additionalProperties": False,
+        }
+        about = "Blocks of layers, used by name like a layer; $NAME in their layers is a parameter's value."
+        return {
+            "type": "object",
+            "description": about,
+            "propertyNames": self.block_name(),
+            "additionalProperties": block,
+        }
+
+    def block_name(self) -> Schema:
+        """A name that no layer has."""
+        return {"pattern": _BLOCK_NAME, "not": {"enum": [*Registry.by_base[self.kinds.layer], "type"]}}
+
+    def uses(self, entry: bool) -> list[Schema]:
+        """Mappings that use a block: `{type: NAME, …}`, in a list `NAME: value` too."""
+        name = {"type": "string", **self.block_name()}
+        forms: list[Schema] = [{"type": "object", "properties": {"type": name}, "required": ["type"]}]
+        if entry:
+            forms.append({"type": "object", "propertyNames": name, "minProperties": 1, "maxProperties": 1})
+        return forms
 
     def typed(self, registry: Registry[Any], name: str, entry: bool) -> Schema:
         """`{type: NAME, option: value}`."""

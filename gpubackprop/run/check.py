@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -60,7 +60,7 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """What is allowed, and yet hardly meant."""
-        notes = []
+        notes = [*self.config.notes, *_unused_names(self.config.model)]
         options = self.config.schedule.options if self.config.schedule else {}
         warmup, milestones = options.get("warmup"), options.get("milestones")
         if isinstance(warmup, int) and warmup >= self.total_steps:
@@ -110,6 +110,16 @@ def _steps(training: Training, info: DataInfo, options: DataOptions) -> tuple[in
     batches = data.batches_in(info.counts["train"], options.batch_size, options.drop_last)
     per_epoch = max(1, -(-batches // training.accumulate))
     return per_epoch, training.steps or per_epoch * (training.epochs or 1)
+
+
+def _unused_names(model: Iterable[Component]) -> Iterator[str]:
+    """Notes of tensors that are saved, and yet no layer's options name them."""
+    layers = [each for layer in model for each in layer.walk()]
+    options = [value for each in layers if each.type != "save" for value in each.options.values()]
+    named = {text for value in options for text in (value if isinstance(value, list) else [value]) if type(text) is str}
+    for each in layers:
+        if each.type == "save" and each.options["tensor"] not in named:
+            yield f"note: {each.path}: nothing takes what is saved as {each.options['tensor']!r}; leave it out"
 
 
 class _Parts:

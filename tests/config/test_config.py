@@ -128,7 +128,7 @@ loss: cross_entropy
 optimizer: {type: adam, lr: fast}
 """) == [
         "a.yaml:1:1: sede: unknown key; allowed: format, name, seed, device, precision, kernels, plugins, data, model, "
-        "loss, metrics, optimizer, schedule, training, extends; did you mean 'seed'?",
+        "loss, metrics, optimizer, schedule, training, define, extends; did you mean 'seed'?",
         "a.yaml:2:34: data.batch_size: must be at least 1, got 0",
         "a.yaml:4:5: model.0.lineer: unknown layer 'lineer'; known: conv2d, dropout, linear, parallel, relu, residual, "
         "save, sequential; did you mean 'linear'?",

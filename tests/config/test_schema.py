@@ -9,6 +9,16 @@ from tests.config.test_config import FULL
 from tests.config.toys import KINDS, MINIMAL
 
 SCHEMA = json_schema(KINDS)
+BLOCKS = (
+    MINIMAL
+    + """\
+define:
+  block:
+    parameters: {c: 4, p: 0.1, body: [relu]}
+    layers: [linear: $c * 2, conv2d: {out_channels: $c, kernel_size: [$c, 1]}, residual: $body, dropout: $p, other, $c]
+  other: {layers: []}
+"""
+)
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
@@ -34,6 +44,10 @@ def test_it_is_a_schema():
         MINIMAL.replace("sgd", "{type: sgd, lr: '${LR}'}"),
         MINIMAL + "training: {checkpoint: {every: epoch}, early_stopping: null}",
         "extends: base.yaml\noptimizer: {lr: 3}",
+        MINIMAL + "define: null",
+        BLOCKS,
+        BLOCKS.replace("- linear: 10", "- linear: 10\n  - block: {c: 3, name: b}"),
+        BLOCKS.replace("- linear: 10", "- {type: block, c: 3}\n  - residual: [block, relu]"),
     ],
 )
 def test_what_the_program_takes_is_valid(text):
@@ -56,6 +70,12 @@ def test_what_the_program_takes_is_valid(text):
         MINIMAL.replace("data: digits", "data: {type: digits, batch_size: 0}"),
         MINIMAL + "training: {epochs: 0}",
         "extends: base.yaml\noptimiser: {lr: 3}",
+        MINIMAL + "define: [relu]",
+        BLOCKS.replace("block:", "linear:"),
+        BLOCKS.replace("layers:", "layer:"),
+        BLOCKS.replace("dropout: $p", "dropout: 2"),
+        BLOCKS.replace("linear: 10", "linear: {out_feature: 10}"),
+        BLOCKS.replace("linear: 10", "linear"),
     ],
 )
 def test_mistakes_are_not(text):
