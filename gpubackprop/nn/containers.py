@@ -195,6 +195,7 @@ class Each(Container):
 
     def __init__(self, layers: list[Layer], recompute: bool = False) -> None:
         self.body, self.recompute = Sequential(*layers), recompute
+        self.items = 1  # of a sample, known once inferred
 
     def children(self) -> dict[str, Layer]:
         """The layers' own keys."""
@@ -204,7 +205,8 @@ class Each(Container):
         """The first axis stays."""
         if not shape:
             raise ShapeError("each needs samples of several items (K, ...), got single numbers")
-        return (shape[0], *self.body.infer(shape[1:], scope))
+        self.items = shape[0]
+        return (self.items, *self.body.infer(shape[1:], scope))
 
     def through(self, x: Tensor) -> Tensor:
         """(N, K, ...) -> (N, K, ...)."""

@@ -134,7 +134,10 @@ class Share(Layer):
 
     def infer(self, shape: Shape, scope: dict[str, Shape]) -> Shape:
         """The layer's; it must be able to take this shape too."""
-        return self.target.infer(shape, scope)
+        try:
+            return self.target.infer(shape, scope)
+        except ShapeError as error:  # the mistake lies here, not where the layer stands first
+            raise ShapeError(f"{self.shared!r} cannot take this input too: {error}", layer=self) from None
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's."""

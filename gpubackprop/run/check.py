@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from os import PathLike
 from typing import Any
@@ -146,13 +145,13 @@ class _Parts:
             target = self.info.target_shape
             classes = len(self.info.classes) if self.info.classes else None
             for component, loss in losses:
-                self.guard(component, partial(loss.check, output, target, classes))
+                self.compared(component, loss.check, output, target, classes)
                 if loss.class_targets and str(self.info.target_dtype).startswith("float"):
                     mark, path = values["data"].place("path")
                     what = f"the targets are {self.info.target_dtype}; {component.type} needs class numbers, integers"
                     self.problems.add(mark, path, f"{what}: save them by y.astype(int)")
             for component, metric in metrics:
-                self.guard(component, partial(metric.check, output, target))
+                self.compared(component, metric.check, output, target)
         self.single_samples()
         self.tokens()
         self.monitored(values.get("training"), values.get("schedule"))
@@ -276,9 +275,20 @@ class _Parts:
         for problem in error.problems:
             self.problems.add(component.mark, problem.key, problem.message)
 
-    def guard(self, component: Component, check: Callable[[], None]) -> None:
-        """Report a ShapeError where the component stands."""
+    def compared(self, component: Component, check: Callable[..., None], output: Any, target: Any, *more: Any) -> None:
+        """Report where the component stands that a loss or metric cannot compare such outputs with such targets."""
+        several = {"model gives outputs": output, "data has targets": target}
         try:
-            check()
+            for what, shape in several.items():
+                if isinstance(shape, Mapping) and not _by_head(component):
+                    remedy = "use multi_task" if component.path == "loss" else "write {head: {name: …, metric: …}}"
+                    names = ", ".join(shape)
+                    raise ShapeError(f"the {what} {names}, and {component.type} compares a single one; {remedy}")
+            check(output, target, *more)
         except ShapeError as error:
             self.problems.add(component.mark, component.path, str(error))
+
+
+def _by_head(component: Component) -> bool:
+    """Whether a loss or metric takes dicts of outputs and targets; a plugin's own says it by `by_head = True`."""
+    return bool(getattr(component.cls, "by_head", component.type in ("multi_task", "head")))
