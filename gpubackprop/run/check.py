@@ -116,8 +116,9 @@ def _unused_names(model: Iterable[Component]) -> Iterator[str]:
     layers = [each for layer in model for each in layer.walk()]
     options = [value for each in layers if each.type != "save" for value in each.options.values()]
     named = {text for value in options for text in (value if isinstance(value, list) else [value]) if type(text) is str}
-    for each in layers:
-        if each.type == "save" and each.options["tensor"] not in named:
+    saves = {each.mark: each for each in reversed(layers) if each.type == "save"}  # once for all uses of a block
+    for each in reversed(saves.values()):
+        if each.options["tensor"] not in named:
             yield f"note: {each.path}: nothing takes what is saved as {each.options['tensor']!r}; leave it out"
 
 
