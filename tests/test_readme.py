@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+import gpubackprop as gbp
 from gpubackprop.config import Kinds
 from gpubackprop.data import DataOptions, augmentations, sources, transforms
 from gpubackprop.nn import layers, losses
@@ -53,3 +55,25 @@ def test_the_quick_start_has_two_sh_blocks():
 def test_links_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+
+
+BLOCKS = README.partition("## Blocks, skips")[2].partition("\n## ")[0]
+
+
+@pytest.mark.skipif("multi_task" not in losses, reason="there is no loss of several outputs yet")
+def test_the_example_of_blocks_trains(tmp_path):
+    from gpubackprop.run.check import make_plan
+
+    (example,) = re.findall(r"```yaml\n(.*?)```", BLOCKS, re.DOTALL)
+    path = tmp_path / "pairs.yaml"
+    path.write_text(
+        f"data: {{type: arrays, batch_size: 20}}\ndevice: cpu\noptimizer: adam\ntraining: {{epochs: 1}}\n{example}"
+    )
+    rng = np.random.default_rng(0)
+    inputs = {name: rng.normal(size=(40, 8)) for name in ("left", "right")}
+    targets = {"same": np.arange(40) % 2, "distance": rng.normal(size=(40, 1))}
+    pair = {"inputs": inputs, "targets": targets}
+    plan = make_plan(str(path), re.findall(r"--set ([^`]+)`", BLOCKS), {"train": pair})
+    assert plan.notes == []
+    model = gbp.train(str(path), data={"train": pair, "validation": pair}, run_dir=tmp_path / "run").model
+    assert "last.0.0.weight" in model.state_dict()
