@@ -7,6 +7,7 @@ from math import sqrt
 from typing import ClassVar
 
 from gpubackprop.backend import Array
+from gpubackprop.optim.group import Groups, LayerDecay
 from gpubackprop.optim.optimizer import Kinds, Optimizer, optimizers
 from gpubackprop.parameters import Parameters
 from gpubackprop.registry import Fraction, Given, NonNegativeFloat, PositiveFloat
@@ -35,24 +36,27 @@ class Adam(Optimizer):
         weight_decay: NonNegativeFloat = 0.0,
         amsgrad: bool = False,
         no_decay: Kinds = (),
+        groups: Groups = (),
+        layer_decay: LayerDecay = 1.0,
     ) -> None:
-        super().__init__(params, lr, weight_decay, no_decay, momentum=betas[0])
+        super().__init__(params, lr, weight_decay, no_decay, groups, layer_decay, betas[0])
         self.beta2, self.eps, self.has_momentum = betas[1], eps, True
         self.add_state("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if amsgrad else []))
 
-    def coefficients(self) -> tuple[float, ...]:
-        """lr/(1 - β₁ᵗ), 1 - β₁, √(1 - β₂ᵗ), and the factor of decoupled weight decay."""
-        step_size = self.lr / (1 - self.momentum**self.steps)
-        return step_size, 1 - self.momentum, sqrt(1 - self.beta2**self.steps), 1 - self.lr * self.weight_decay
+    def coefficients(self, lr: float, weight_decay: float) -> tuple[float, ...]:
+        """lr/(1 - β₁ᵗ), 1 - β₁, √(1 - β₂ᵗ), and weight decay: decoupled, as the factor that it leaves of a weight."""
+        step_size = lr / (1 - self.momentum**self.steps)
+        shrink = 1 - lr * weight_decay if self.decoupled else weight_decay
+        return step_size, 1 - self.momentum, sqrt(1 - self.beta2**self.steps), shrink
 
-    def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], decay: bool) -> None:
+    def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], scalars: Array, decay: bool) -> None:
         """All arrays (P,)."""
-        step_size, share, correction, shrink = self.scalars
+        step_size, share, correction, weight_decay = scalars
         mean, square = state["exp_avg"], state["exp_avg_sq"]
         if decay and self.decoupled:
-            value *= shrink
+            value *= weight_decay
         elif decay:
-            grad = grad + self.weight_decay * value
+            grad = grad + weight_decay * value
         mean += share * (grad - mean)
         square *= self.beta2
         square += (1 - self.beta2) * self.xp.square(grad)
@@ -79,5 +83,7 @@ class AdamW(Adam):
         weight_decay: NonNegativeFloat = 1e-2,
         amsgrad: bool = False,
         no_decay: Kinds = (),
+        groups: Groups = (),
+        layer_decay: LayerDecay = 1.0,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, no_decay)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, no_decay, groups, layer_decay)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from gpubackprop.backend import Array, HostArray
 from gpubackprop.errors import CheckpointError, UsageError
-from gpubackprop.parameters import Parameters, Segment, checked
+from gpubackprop.optim.group import Groups, Setting, as_groups, check_patterns, group_of, layer_scales
+from gpubackprop.parameters import Param, Parameters, Segment, checked
 from gpubackprop.registry import Registry, did_you_mean
 
 Kinds: TypeAlias = Sequence[Literal["bias", "norm"]]  #: of params, as `Param.kind` calls them
+T = TypeVar("T")
 
 
 class Run(NamedTuple):
@@ -20,7 +24,9 @@ class Run(NamedTuple):
 
     start: int
     stop: int
+    setting: int  #: row of `scalars`
     decay: bool
+    alone: Segment | None = None  #: the one param of the stretch, where it is updated by itself
 
 
 class Optimizer:
@@ -30,10 +36,12 @@ class Optimizer:
 
         class SGD(Optimizer):
             def __init__(self, params: Given[Parameters], lr: PositiveFloat = 1e-3): ...
-            def coefficients(self): return (self.lr,)
-            def update_run(self, value, grad, state, decay):
-                (lr,) = self.scalars
+            def coefficients(self, lr, weight_decay): return (lr,)
+            def update_run(self, value, grad, state, scalars, decay):
+                (lr,) = scalars
                 value -= lr * grad
+
+    Where a rule looks at a param as a whole (its norm, its being a matrix) `alone` says so, and `update_param` is it.
 
     `step()` is one update. It has two halves, so that the second can be captured and replayed on a GPU: `prepare()`
     counts the step and sends the coefficients to the device, `update()` runs on the device alone.
@@ -42,52 +50,120 @@ class Optimizer:
     momentum  the share of the running mean of gradients that is kept (beta1 in Adam); a schedule may set it where
               `has_momentum`, that is where the optimizer was built to keep such a mean
     steps     updates done
-    scalars   `coefficients()` on the device, in the params' precision
+    scalars   (settings, K) `coefficients` of each of `settings` on the device, in the params' precision
     state     running means and the like by PyTorch's names, each a flat array (P,) laid out as the params
+    numbers   what goes from step to step on the host
 
-    Which params are frozen (`needs_grad` false) is read once, here: they are not touched, nor decayed.
+    Which params are frozen (`needs_grad` false) is read once, here: they are not touched, nor decayed. A group with
+    `frozen` sets that flag on its params first, for good: what is built from them records no gradient either.
     """
 
     BLOCK = 2**20  # elements: temporaries of a few MiB stay cheap on a CPU, and a GPU is still busy with each
 
     def __init__(
-        self, params: Parameters, lr: float, weight_decay: float = 0.0, no_decay: Kinds = (), momentum: float = 0.0
+        self,
+        params: Parameters,
+        lr: float,
+        weight_decay: float = 0.0,
+        no_decay: Kinds = (),
+        groups: Groups = (),
+        layer_decay: float = 1.0,
+        momentum: float = 0.0,
     ) -> None:
-        if not isinstance(params, Parameters):
-            name = type(self).__name__
-            raise UsageError(
-                f"{name} takes a model's parameters, got {type(params).__name__}; write {name}(model.parameters())"
-            )
+        check_params(self, params)
         for kind in no_decay:
             if kind not in ("bias", "norm"):
                 hint = did_you_mean(kind, ["bias", "norm"])
                 raise UsageError(f"no_decay: unknown kind {kind!r}; known: bias, norm{hint}")
         self.params, self.backend, self.xp = params, params.backend, params.backend.xp
-        self.lr, self.weight_decay, self.momentum = lr, weight_decay, momentum
+        self.lr, self.base_lr, self.weight_decay, self.momentum = lr, lr, weight_decay, momentum
+        self.no_decay, self.groups = no_decay, as_groups(groups)
         self.steps, self.has_momentum = 0, momentum != 0
         self.state: dict[str, Array] = {}
+        self.numbers: dict[str, float] = {}
+        keys = [segment.name for segment in params.segments]
+        for group in self.groups:
+            check_patterns(group.patterns, keys)
+        for name, param, *_ in params.segments:
+            if (found := group_of(self.groups, name)) and found.frozen:
+                param.needs_grad = False
+        self.layer_scales = layer_scales(params.segments, layer_decay)
         self.trained = [segment for segment in params.segments if segment.param.needs_grad]
-        self.runs = list(_runs(params.segments, weight_decay, no_decay))
         self.scalars: Array = None
 
     # --- what an optimizer writes ------------------------------------------------------------------------------
 
-    def coefficients(self) -> tuple[float, ...]:
-        """The numbers that change from step to step, from `lr`, `momentum` and `steps` (1 at the first update)."""
-        return (self.lr,)
+    def coefficients(self, lr: float, weight_decay: float) -> tuple[float, ...]:
+        """The numbers that change from step to step, from `momentum` and `steps` (1 at the first update).
 
-    def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], decay: bool) -> None:
+        `lr` and `weight_decay` are those of a setting.
+        """
+        return (lr,)
+
+    def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], scalars: Array, decay: bool) -> None:
         """Update `value` (P,) and `state` ((P,) each) in place from `grad` (P,), which is read-only.
 
-        `decay` says whether weight decay falls here. Coefficients are read from `scalars`, never from `lr`.
+        `scalars` (K,) are the coefficients, on the device; `decay` says whether weight decay falls here.
         """
         raise NotImplementedError(f"{type(self).__name__}.update_run")
 
-    def add_state(self, *names: str) -> None:
-        """Flat state arrays, zero at the start. Zero gradients in the padding must keep them zero."""
-        self.state |= {name: self.xp.zeros_like(self.params.master) for name in names}
+    def update_param(
+        self, param: Param, value: Array, grad: Array, state: Mapping[str, Array], scalars: Array, decay: bool
+    ) -> None:
+        """As `update_run`, for one param that is `alone`: all arrays are views in the param's shape."""
+        raise NotImplementedError(f"{type(self).__name__}.update_param")
+
+    def alone(self, segment: Segment) -> bool:
+        """Whether this param is updated by itself, by `update_param`."""
+        return False
+
+    def rates(self, segment: Segment) -> tuple[float, float]:
+        """Learning rate and weight decay of a param, before groups, `layer_decay` and `no_decay` have their say."""
+        return self.base_lr, self.weight_decay
+
+    def keeps(self, state: str, segment: Segment) -> bool:
+        """Whether a state array is of any meaning for a param, and so part of the state dict."""
+        return True
+
+    def add_state(self, *names: str, fill: float = 0.0) -> None:
+        """Flat state arrays, `fill` at the start, 0 in the padding. Zero gradients there must keep them zero."""
+        for name in names:
+            self.state[name] = self.xp.zeros_like(self.params.master)
+            for _, _, start, stop in self.trained if fill else ():
+                self.state[name][start:stop] = fill
 
     # --- what every optimizer can do ---------------------------------------------------------------------------
+
+    def setting(self, segment: Segment) -> Setting:
+        """Learning-rate factor and weight decay of a param; what a group says goes before all else."""
+        lr, decay = self.rates(segment)
+        lr *= self.layer_scales[segment.name]
+        if segment.param.kind in self.no_decay:
+            decay = 0.0
+        if group := group_of(self.groups, segment.name):
+            lr = group.lr if group.lr is not None else lr * (group.lr_scale or 1.0)
+            decay = group.weight_decay if group.weight_decay is not None else decay
+        return Setting(lr / self.base_lr, decay)
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        """The different settings of the params that are trained."""
+        return list(dict.fromkeys(map(self.setting, self.trained)))
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The fewest runs that cover all params that are trained."""
+        runs: list[Run] = []
+        for before, segment in pairwise([None, *self.params.segments]):
+            if segment not in self.trained:
+                continue
+            setting = self.setting(segment)
+            alone = segment if self.alone(segment) else None
+            run = Run(segment.start, segment.stop, self.settings.index(setting), setting.weight_decay != 0, alone)
+            if before in self.trained and not alone and run[2:] == runs[-1][2:]:
+                run = run._replace(start=runs.pop().start)
+            runs.append(run)
+        return runs
 
     def step(self) -> None:
         """One update of all params from their gradients."""
@@ -101,66 +177,91 @@ class Optimizer:
                 "the schedule cycles the momentum, but the optimizer was built without; set optimizer.momentum"
             )
         self.steps += 1
-        sent = self.backend.from_host(np.array(self.coefficients(), self.params.master.dtype))
+        rows = [self.coefficients(self.lr * scale, decay) for scale, decay in self.settings]
+        sent = self.backend.from_host(np.array(rows, self.params.master.dtype))
         if self.scalars is None:
             self.scalars = self.xp.zeros_like(sent)
         self.scalars[...] = sent  # always the same memory: a captured update goes on reading it
 
+    def gradient(self, evaluate: Callable[[], T]) -> T:
+        """Leave the gradient of the step in the params; `evaluate` puts there that of where the params stand.
+
+        Returns what the first `evaluate` gave. An optimizer that looks elsewhere too may call it again.
+        """
+        return evaluate()
+
     def update(self) -> None:
         """The device's half of a step."""
         master, grad, value = self.params.master, self.params.grad, self.params.value
-        for start, stop, decay in self.runs:
+        for start, stop, setting, decay, alone in self.runs:
+            scalars = self.scalars[setting]
+            if alone:
+                views = [a[start:stop].reshape(alone.param.shape) for a in (master, grad, *self.state.values())]
+                state = dict(zip(self.state, views[2:], strict=True))
+                self.update_param(alone.param, views[0], views[1], state, scalars, decay)
+                continue
             for low in range(start, stop, self.BLOCK):
                 part = slice(low, min(low + self.BLOCK, stop))
-                self.update_run(master[part], grad[part], {k: s[part] for k, s in self.state.items()}, decay)
+                state = {name: flat[part] for name, flat in self.state.items()}
+                self.update_run(master[part], grad[part], state, scalars, decay)
         if value is not master:
             value[...] = master
 
     def state_dict(self) -> dict[str, HostArray]:
-        """Copies of the state as `<param key>.<state name>`, in PyTorch's layouts, as NumPy arrays."""
-        return {
+        """Copies of the state as `<param key>.<state name>`, in PyTorch's layouts, as NumPy arrays.
+
+        Numbers that go from step to step stand under their bare names, with shape ().
+        """
+        arrays = {
             f"{name}.{state}": np.array(param.to_torch(flat[start:stop].reshape(param.shape)), order="C")
             for state, flat in ((state, self.backend.to_host(array)) for state, array in self.state.items())
             for name, param, start, stop in self.trained
+            if self.keeps(state, Segment(name, param, start, stop))
         }
+        return arrays | {name: np.array(number) for name, number in self.numbers.items()}
 
     def load_state_dict(self, saved: Mapping[str, HostArray], steps: int) -> None:
         """Go on where another run stood after `steps` updates.
 
         Raises CheckpointError that names the keys or shapes that do not fit; nothing has been changed then.
         """
-        wanted = {f"{segment.name}.{state}": (segment, state) for state in self.state for segment in self.trained}
-        missing, unknown = [k for k in wanted if k not in saved], [k for k in saved if k not in wanted]
-        if missing or unknown:
-            wrong = [f"missing {', '.join(missing[:5])}"] if missing else []
-            wrong += [f"unknown {', '.join(unknown[:5])}"] if unknown else []
-            hint = did_you_mean(unknown[0], missing) if unknown else ""
-            ours = f"{type(self).__name__} with these options and frozen layers"
-            raise CheckpointError(f"the optimizer state does not fit {ours}: {'; '.join(wrong)}{hint}")
-        fitting = {key: checked(key, wanted[key][0].param.torch_shape, array) for key, array in saved.items()}
+        wanted = {
+            f"{segment.name}.{state}": (segment, state)
+            for state in self.state
+            for segment in self.trained
+            if self.keeps(state, segment)
+        }
+        fit_keys(saved, [*wanted, *self.numbers], type(self).__name__)
+        shapes = {key: segment.param.torch_shape for key, (segment, _) in wanted.items()}
+        fitting = {key: checked(key, shapes.get(key, ()), array) for key, array in saved.items()}
         size, dtype = self.params.master.shape, self.params.master.dtype
         flats = {state: np.zeros(size, dtype) for state in self.state}
-        for key, host in fitting.items():
-            (_, param, start, stop), state = wanted[key]
-            flats[state][start:stop] = param.from_torch(host).ravel()
+        for key, ((_, param, start, stop), state) in wanted.items():
+            flats[state][start:stop] = param.from_torch(fitting[key]).ravel()
         for state, flat in flats.items():
             self.state[state][...] = self.backend.from_host(flat)
+        self.numbers = {name: float(fitting[name]) for name in self.numbers}
         self.steps = steps
 
 
-def _runs(segments: Sequence[Segment], weight_decay: float, no_decay: Kinds) -> Iterator[Run]:
-    """The fewest runs that cover all params that are not frozen."""
-    open_run: Run | None = None
-    for _, param, start, stop in segments:
-        decay = weight_decay != 0 and param.kind not in no_decay
-        if open_run and param.needs_grad and decay == open_run.decay:
-            open_run = open_run._replace(stop=stop)
-            continue
-        if open_run:
-            yield open_run
-        open_run = Run(start, stop, decay) if param.needs_grad else None
-    if open_run:
-        yield open_run
+def check_params(optimizer: Optimizer, params: object) -> None:
+    """Raises UsageError where what an optimizer was given are no parameters."""
+    if not isinstance(params, Parameters):
+        name = type(optimizer).__name__
+        raise UsageError(
+            f"{name} takes a model's parameters, got {type(params).__name__}; write {name}(model.parameters())"
+        )
+
+
+def fit_keys(saved: Iterable[str], wanted: Iterable[str], name: str) -> None:
+    """Raises CheckpointError where the keys of a saved state are not those wanted by the optimizer called `name`."""
+    missing, unknown = [k for k in wanted if k not in set(saved)], [k for k in saved if k not in set(wanted)]
+    if missing or unknown:
+        wrong = [f"missing {', '.join(missing[:5])}"] if missing else []
+        wrong += [f"unknown {', '.join(unknown[:5])}"] if unknown else []
+        hint = did_you_mean(unknown[0], missing) if unknown else ""
+        ours = f"{name} with these options and frozen layers"
+        raise CheckpointError(f"the optimizer state does not fit {ours}: {'; '.join(wrong)}{hint}")
 
 
 optimizers = Registry("optimizer", Optimizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gpubackprop.backend import Array
+from gpubackprop.optim.group import Groups, LayerDecay
 from gpubackprop.optim.optimizer import Kinds, Optimizer, optimizers
 from gpubackprop.parameters import Parameters
 from gpubackprop.registry import Fraction, Given, NonNegativeFloat, PositiveFloat
@@ -33,21 +34,23 @@ class RMSprop(Optimizer):
         momentum: NonNegativeFloat = 0.0,
         centered: bool = False,
         no_decay: Kinds = (),
+        groups: Groups = (),
+        layer_decay: LayerDecay = 1.0,
     ) -> None:
-        super().__init__(params, lr, weight_decay, no_decay, momentum)
+        super().__init__(params, lr, weight_decay, no_decay, groups, layer_decay, momentum)
         self.alpha, self.eps = alpha, eps
         self.add_state("square_avg", *(["grad_avg"] if centered else []), *(["momentum_buffer"] if momentum else []))
 
-    def coefficients(self) -> tuple[float, ...]:
-        """lr and momentum."""
-        return self.lr, self.momentum
+    def coefficients(self, lr: float, weight_decay: float) -> tuple[float, ...]:
+        """lr, weight decay and momentum."""
+        return lr, weight_decay, self.momentum
 
-    def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], decay: bool) -> None:
+    def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], scalars: Array, decay: bool) -> None:
         """All arrays (P,)."""
-        lr, momentum = self.scalars
+        lr, weight_decay, momentum = scalars
         square = state["square_avg"]
         if decay:
-            grad = grad + self.weight_decay * value
+            grad = grad + weight_decay * value
         square *= self.alpha
         square += (1 - self.alpha) * self.xp.square(grad)
         if "grad_avg" in state:

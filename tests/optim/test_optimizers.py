@@ -167,9 +167,9 @@ def test_the_working_copy_follows_the_master(spec):
 def test_a_model_with_uniform_settings_is_one_run():
     ours = params()
     end = ours.segments[-1].stop
-    assert Adam(ours).runs == [(0, end, False)]
-    assert AdamW(ours).runs == [(0, end, True)]
-    assert Adam(ours, no_decay=["bias"]).runs == [(0, end, False)]
+    assert Adam(ours).runs == [(0, end, 0, False, None)]
+    assert AdamW(ours).runs == [(0, end, 0, True, None)]
+    assert Adam(ours, no_decay=["bias"]).runs == [(0, end, 0, False, None)]
     assert [run.decay for run in AdamW(ours, no_decay=["norm"]).runs] == [True, False, True]
 
 

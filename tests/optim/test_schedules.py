@@ -239,5 +239,5 @@ def test_a_schedule_drives_an_optimizer():
     for _ in range(4):
         optimizer.lr = schedule.lr(optimizer.steps, BASE)
         optimizer.step()
-        seen.append(float(optimizer.scalars[0]))
+        seen.append(float(optimizer.scalars[0, 0]))
     assert seen == pytest.approx([BASE, BASE, BASE / 10, BASE / 10])

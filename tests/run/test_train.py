@@ -354,8 +354,8 @@ class Sign(Optimizer):
     def __init__(self, params: Given[Parameters], lr: PositiveFloat = 0.01):
         super().__init__(params, lr)
 
-    def update_run(self, value, grad, state, decay):
-        (lr,) = self.scalars
+    def update_run(self, value, grad, state, scalars, decay):
+        (lr,) = scalars
         value -= lr * self.xp.sign(grad)
 
 
