@@ -8,7 +8,20 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend import choose
-from gpubackprop.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from gpubackprop.optim import (
+    LAMB,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    AdamW,
+    Lion,
+    Muon,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+)
 from gpubackprop.parameters import Param, Parameters
 
 
@@ -18,6 +31,7 @@ class OptimizerSpec:
 
     cls: type[Optimizer]
     options: dict[str, Any] = field(default_factory=dict)
+    float32: float = 1e-5  #: how far 50 steps in that precision may part from PyTorch's
 
     def __str__(self) -> str:
         return f"{self.cls.__name__}-" + "-".join(f"{key}={value}" for key, value in self.options.items())
@@ -41,6 +55,44 @@ ROWS = [
     OptimizerSpec(RMSprop, {"alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1}),
     OptimizerSpec(RMSprop, {"momentum": 0.9}),
     OptimizerSpec(RMSprop, {"momentum": 0.9, "centered": True, "weight_decay": 0.1}),
+    OptimizerSpec(Adagrad),
+    OptimizerSpec(Adagrad, {"lr_decay": 0.1, "weight_decay": 0.1, "eps": 1e-3}),
+    OptimizerSpec(Adagrad, {"initial_accumulator_value": 0.5}),
+    OptimizerSpec(Adadelta),
+    OptimizerSpec(Adadelta, {"lr": 0.5, "rho": 0.8, "eps": 1e-3, "weight_decay": 0.1}),
+    OptimizerSpec(NAdam),
+    OptimizerSpec(
+        NAdam,
+        {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-4, "weight_decay": 0.1, "momentum_decay": 0.1},
+        float32=1e-4,
+    ),
+    OptimizerSpec(NAdam, {"lr": 0.01, "weight_decay": 0.5, "decoupled_weight_decay": True}),
+    OptimizerSpec(RAdam),
+    OptimizerSpec(RAdam, {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.1}),
+    OptimizerSpec(RAdam, {"lr": 0.01, "weight_decay": 0.5, "decoupled_weight_decay": True}),
+    OptimizerSpec(Lion),
+    OptimizerSpec(Lion, {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.5}),
+    OptimizerSpec(LAMB, {"bias_correction": False}),
+    OptimizerSpec(LAMB, {"bias_correction": False, "lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.1}),
+    OptimizerSpec(LAMB, {"lr": 0.01, "eps": 1e-3, "weight_decay": 0.1}),
+    # The iteration blows up the smallest singular values, and their rounding with them.
+    OptimizerSpec(Muon, float32=1e-3),
+    OptimizerSpec(Muon, {"lr": 0.02, "momentum": 0.8, "nesterov": False, "weight_decay": 0.5}, float32=1e-3),
+    OptimizerSpec(
+        Muon,
+        {
+            "lr": 0.02,
+            "adjust_lr_fn": "match_rms_adamw",
+            "ns_steps": 3,
+            "ns_coefficients": (2.0, -1.5, 0.5),
+            "adamw_for": ["0.*"],
+            "adamw_lr": 0.01,
+            "adamw_betas": (0.8, 0.99),
+            "adamw_eps": 1e-4,
+            "adamw_weight_decay": 0.3,
+        },
+        float32=1e-3,
+    ),
 ]
 
 
@@ -58,6 +110,7 @@ def params(dtype: str = "float64", device: str = "numpy") -> Parameters:
         "1.bias": Param((70,), normal, kind="norm"),
         "2.weight": Param((3, 2, 4, 6), normal, layout=(3, 2, 0, 1)),
         "3.weight": Param((), normal),
+        "4.weight": Param((7, 2), normal),
     }
     return Parameters(named, choose("cpu" if device == "numpy" else device)[0], dtype, seed=1)
 

@@ -1,43 +1,90 @@
-"""The same training by PyTorch. Run as a module, it records references for where PyTorch is not installed."""
+"""The same training by PyTorch. Run as a module, it records references for where PyTorch is not installed.
+
+What torch.optim lacks is taken from the package `pytorch_optimizer`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
+import torch
 
 from tests.optim.specs import ROWS, OptimizerSpec, draw, fingerprint, lr_of, params, values
 
+#: State that is a matter of PyTorch's, or one number for all params here.
+NOT_COMPARED = {"step", "mu_product", "weight_norm", "adam_norm", "trust_ratio"}
+
 
 class TorchOptimizer:
-    """PyTorch's optimizer of a row of the table, on the table's params and gradients."""
+    """PyTorch's optimizer of a row of the table, on the table's params and gradients.
 
-    def __init__(self, spec: OptimizerSpec, dtype: str = "float64", no_decay: Sequence[str] = ()) -> None:
-        import torch
+    changes  settings of single params by key: {"0.bias": {"weight_decay": 0.0}}
+    """
 
-        self.torch, self.ours = torch, params(dtype)
-        self.tensors = {name: torch.from_numpy(value) for name, value in values(self.ours).items()}
-        kept = [self.tensors[name] for name, param, _, _ in self.ours.segments if param.kind in no_decay]
-        rest = [self.tensors[name] for name, param, _, _ in self.ours.segments if param.kind not in no_decay]
-        groups = [{"params": rest}, *([{"params": kept, "weight_decay": 0.0}] if kept else [])]
-        self.optimizer = getattr(torch.optim, spec.cls.__name__)(groups, **spec.options)
-        self.base, self.momentum = self.optimizer.defaults["lr"], None
+    def __init__(
+        self, spec: OptimizerSpec, dtype: str = "float64", changes: Mapping[str, dict[str, Any]] | None = None
+    ) -> None:
+        self.ours = params(dtype)
+        self.tensors = {name: torch.from_numpy(np.array(value, order="C")) for name, value in values(self.ours).items()}
+        self.handed = dict(self.tensors)
+        self.optimizers = self.made(spec.cls.__name__, dict(spec.options), changes or {})
+        for group in self.groups():
+            group["base"] = group["lr"]
+        self.momentum: float | None = None
+
+    def made(self, name: str, options: dict[str, Any], changes: Mapping[str, dict[str, Any]]) -> list[Any]:
+        """The optimizers that together do what ours does, each param in a group of its own."""
+        if name == "Muon":
+            return self.muon(options, changes)
+        kinds = {"Lion": lion, "LAMB": lamb}
+        groups = [{"params": [tensor], **changes.get(key, {})} for key, tensor in self.tensors.items()]
+        return [kinds.get(name, getattr(torch.optim, name, None))(groups, **options)]
+
+    def muon(self, options: dict[str, Any], changes: Mapping[str, dict[str, Any]]) -> list[Any]:
+        """PyTorch's Muon knows matrices only: convolutions flattened; the rest goes to AdamW, as its docs advise."""
+        spared = options.pop("adamw_for", ())
+        adamw = {key[6:]: options.pop(key) for key in list(options) if key.startswith("adamw_")}
+        matrices, rest = [], []
+        for key, tensor in self.tensors.items():
+            if tensor.ndim > 1 and not any(fnmatchcase(key, pattern) for pattern in spared):
+                self.handed[key] = tensor.view(len(tensor), -1)
+                matrices.append({"params": [self.handed[key]], **changes.get(key, {})})
+            else:
+                rest.append({"params": [tensor], **changes.get(key, {})})
+        return [torch.optim.Muon(matrices, **options), torch.optim.AdamW(rest, **adamw)]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """All param groups."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def train(self, first: int, last: int) -> None:
         """As `specs.train`."""
         for step in range(first, last):
             draw(self.ours, seed=step)
             for name, param, _, _ in self.ours.segments:
-                self.tensors[name].grad = self.torch.from_numpy(np.array(param.to_torch(param.grad)))
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr_of(self.base, step)
-                if self.momentum is not None and "betas" in group:
-                    group["betas"] = (self.momentum, group["betas"][1])
-                elif self.momentum is not None:
-                    group["momentum"] = self.momentum
-            self.optimizer.step()
+                grad = torch.from_numpy(np.array(param.to_torch(param.grad), order="C"))
+                self.handed[name].grad = grad.view(self.handed[name].shape)
+            for group in self.groups():
+                group["lr"] = lr_of(group["base"], step)
+            if self.momentum is not None:
+                for group in self.optimizers[0].param_groups:
+                    if "betas" in group:
+                        group["betas"] = (self.momentum, group["betas"][1])
+                    else:
+                        group["momentum"] = self.momentum
+            # Muon's iteration in the params' precision, not in bfloat16; NAdam's product of momenta in float64.
+            torch.set_default_dtype(torch.float64)
+            with mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):
+                for optimizer in self.optimizers:
+                    optimizer.step()
+            torch.set_default_dtype(torch.float32)
 
     def values(self) -> dict[str, np.ndarray]:
         """By key."""
@@ -45,12 +92,53 @@ class TorchOptimizer:
 
     def state(self) -> dict[str, np.ndarray]:
         """By key and state name, the counters left out."""
-        return {
-            f"{name}.{key}": value.numpy()
-            for name, tensor in self.tensors.items()
-            for key, value in self.optimizer.state[tensor].items()
-            if key != "step" and value is not None
-        }
+        found: dict[str, np.ndarray] = {}
+        for name, handed in self.handed.items():
+            for state in (optimizer.state.get(handed, {}) for optimizer in self.optimizers):
+                if "mu_product" in state:
+                    found["mu_product"] = state["mu_product"].numpy()
+                for key, value in state.items():
+                    # Muon's buffer is a running mean, and is called so by us.
+                    key = "exp_avg" if handed is not self.tensors[name] else key
+                    if key not in NOT_COMPARED and value is not None:
+                        found[f"{name}.{key}"] = value.view(self.tensors[name].shape).numpy()
+        return found
+
+
+def lion(groups: list[dict[str, Any]], **options: Any) -> Any:
+    """From the package pytorch_optimizer."""
+    from pytorch_optimizer import Lion
+
+    return Lion(groups, **options)
+
+
+def lamb(groups: list[dict[str, Any]], bias_correction: bool = True, **options: Any) -> Any:
+    """The package's, which corrects no bias; with that correction, one whose directions are those of PyTorch's Adam."""
+    from pytorch_optimizer import Lamb
+
+    if bias_correction:
+        return LambOfAdam(groups, **{"eps": 1e-6, **options})
+    found = Lamb(groups, weight_decouple=False, adam_debias=True, **options)
+    found.clamp = math.inf
+    return found
+
+
+class LambOfAdam(torch.optim.Adam):
+    """Where PyTorch's Adam would go with lr 1, decay added, scaled to the length of the param."""
+
+    def step(self, closure: Any = None) -> None:
+        """One update."""
+        kept = [dict(group) for group in self.param_groups]
+        before = [group["params"][0].clone() for group in self.param_groups]
+        for group in self.param_groups:
+            group["params"][0].zero_()
+            group["lr"], group["weight_decay"] = 1.0, 0.0
+        super().step(closure)
+        for group, (w, old) in zip(self.param_groups, zip(before, kept, strict=True), strict=True):
+            group |= old
+            direction = -group["params"][0] + group["weight_decay"] * w
+            scale = w.norm() / (direction.norm() + group["eps"]) if w.any() and direction.any() else 1.0
+            group["params"][0].copy_(w - group["lr"] * scale * direction)
 
 
 def record() -> None:
