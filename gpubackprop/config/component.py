@@ -37,14 +37,15 @@ class Component:
     def build(self, *given: Any) -> Any:
         """A new object of the class, with everything below it.
 
-        `given` are the arguments marked `Given`, in order. Raises ConfigError, with this component's
+        `given` are the arguments marked `Given`, in order; components below it that want some take the same (an
+        optimizer around another one, the model's params). Raises ConfigError, with this component's
         place, where the constructor raises ValueError.
         """
         supply = iter(given)
         positional: list[Any] = []
         keywords: dict[str, Any] = {}
         for argument in arguments(self.cls).values():
-            value = next(supply) if argument.given else self._value(argument)
+            value = next(supply) if argument.given else self._value(argument, given)
             if argument.variadic:
                 positional.extend(value)
             elif argument.positional:
@@ -64,8 +65,8 @@ class Component:
             built.origin = self  # a layer says where it stands when its shape turns out not to fit
         return built
 
-    def _value(self, argument: Argument) -> Any:
-        return _built(self.options[argument.name]) if argument.name in self.options else argument.fallback()
+    def _value(self, argument: Argument, given: tuple[Any, ...]) -> Any:
+        return _built(self.options[argument.name], given) if argument.name in self.options else argument.fallback()
 
     def resolved(self) -> dict[str, Any]:
         """Its options as plain values for YAML, every default filled in."""
@@ -123,9 +124,9 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no plain form")
 
 
-def _built(value: Any) -> Any:
+def _built(value: Any, given: tuple[Any, ...]) -> Any:
     if isinstance(value, Component):
-        return value.build()
+        return value.build(*given)
     if isinstance(value, list | tuple):
-        return type(value)(_built(item) for item in value)
-    return {key: _built(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return type(value)(_built(item, given) for item in value)
+    return {key: _built(item, given) for key, item in value.items()} if isinstance(value, dict) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gpubackprop.registry import NonNegative, NonNegativeFloat, Positive, PositiveFloat
+from gpubackprop.registry import Fraction, NonNegative, NonNegativeFloat, Positive, PositiveFloat
 
 
 @dataclass
@@ -25,6 +25,22 @@ class Checkpointing:
 
 
 @dataclass
+class Ema:
+    """An exponential moving average of the weights: what is validated, and what the checkpoints' models hold."""
+
+    decay: Fraction = 0.999
+    warmup: bool = False  #: a lower decay at the beginning: t/(9 + t) after t steps
+
+
+@dataclass
+class Noise:
+    """Normal noise on the gradients, of variance eta/(1 + t)^gamma after t steps."""
+
+    eta: PositiveFloat = 0.01
+    gamma: NonNegativeFloat = 0.55
+
+
+@dataclass
 class Training:
     """How long to train, and what happens along the way. Steps are optimizer steps.
 
@@ -36,6 +52,8 @@ class Training:
     accumulate: Positive = 1  #: batches whose gradients make one step
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
+    gradient_noise: Noise | None = None
+    ema: Ema | None = None
     monitor: str | None = None  #: figure that chooses `best`; None: the first metric on validation data
     early_stopping: EarlyStopping | None = None
     checkpoint: Checkpointing = field(default_factory=Checkpointing)

@@ -244,10 +244,10 @@ class Optimizer:
         self.steps = steps
 
 
-def check_params(optimizer: Optimizer, params: object) -> None:
-    """Raises UsageError where what an optimizer was given are no parameters."""
+def check_params(taker: object, params: object) -> None:
+    """Raises UsageError where what `taker` was given are no parameters."""
     if not isinstance(params, Parameters):
-        name = type(optimizer).__name__
+        name = type(taker).__name__
         raise UsageError(
             f"{name} takes a model's parameters, got {type(params).__name__}; write {name}(model.parameters())"
         )

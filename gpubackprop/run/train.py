@@ -14,7 +14,7 @@ from gpubackprop.backend import choose
 from gpubackprop.data import Data, Preprocessing
 from gpubackprop.errors import DivergedError, GpubackpropError, InterruptedRun
 from gpubackprop.nn.layer import PRECISIONS
-from gpubackprop.optim import Optimizer
+from gpubackprop.optim import GradientNoise, Optimizer, WeightAverage
 from gpubackprop.optim.schedule import Constant
 from gpubackprop.run import directory as files
 from gpubackprop.run.check import Plan, make_plan
@@ -129,14 +129,24 @@ class _Training:
         self._say, self._progress = say, progress
         config, training, stopping = plan.config, plan.config.training, plan.config.training.early_stopping
         self.optimizer: Optimizer = config.optimizer.build(plan.model.parameters())
-        self.state = checkpoint.load(last, plan.model, self.optimizer) if last else State()
+        params, noise, ema = plan.model.parameters(), training.gradient_noise, training.ema
+        self.average = WeightAverage(params, ema.decay, ema.warmup) if ema else None
+        self.state = checkpoint.load(last, plan.model, self.optimizer, self.average) if last else State()
         self.state.finished = False
         self.resumed_at = self.state.step if last else None
         self.log, self.metrics, self.bar = LogFile(directory), MetricsFile(directory), Progress()
         self.tensorboard = TensorBoard(directory, self.resumed_at)
         self.signals = Signals()
         self.trainer = Trainer(
-            TrainStep(plan.model, plan.loss, self.optimizer, training.clip_norm, training.clip_value),
+            TrainStep(
+                plan.model,
+                plan.loss,
+                self.optimizer,
+                training.clip_norm,
+                training.clip_value,
+                GradientNoise(params, noise.eta, noise.gamma, config.seed) if noise else None,
+                self.average,
+            ),
             config.schedule.build(plan.total_steps) if config.schedule else Constant(plan.total_steps),
             prepared.train,
             total_steps=plan.total_steps,
@@ -166,7 +176,7 @@ class _Training:
         keep = self.plan.config.training.checkpoint.keep
         if name.startswith("step-") and not keep:
             return
-        checkpoint.save(self.directory.checkpoints / name, self.plan.model, self.optimizer, self.state)
+        checkpoint.save(self.directory.checkpoints / name, self.plan.model, self.optimizer, self.state, self.average)
         checkpoint.prune(self.directory.checkpoints, keep)
 
     def run(self, *lines: str) -> Run:
@@ -224,11 +234,11 @@ class _Training:
             self.say(f"best checkpoint: step {state.best_step:,}, {monitor} {state.best:.4g}")
 
     def test(self) -> None:
-        """Metrics of the best checkpoint on the test split, as the last line of metrics.jsonl."""
+        """Metrics of the best checkpoint (the last one, where there is no best) on the test split, as the last line of metrics.jsonl."""
         if self.data.test is None:
             return
-        if self.state.best is not None:
-            checkpoint.load_model(checkpoint.find(self.directory.checkpoints, "best"), self.plan.model)
+        name = "best" if self.state.best is not None else "last"
+        checkpoint.load_model(checkpoint.find(self.directory.checkpoints, name), self.plan.model)
         found = evaluate(self.plan.model, self.plan.loss, self.plan.metrics, self.data.test.batches())
         stamp = {"step": self.state.step, "epoch": self.trainer.epoch, "time": self.state.seconds}
         record = stamp | {f"test/{name}": value for name, value in found.items()}

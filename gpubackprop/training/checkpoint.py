@@ -3,6 +3,9 @@
 checkpoints/best/model.safetensors       the state dict, PyTorch's keys and layouts
                  optimizer.safetensors   `<param>.<state>` arrays
                  state.json              step, losses since the last log line, best figure, …
+
+Where the weights are averaged (`training.ema`), model.safetensors holds the average, which is what everybody uses, and
+optimizer.safetensors the weights that training goes on from, as `raw.<param>`.
 """
 
 from __future__ import annotations
@@ -19,22 +22,30 @@ from typing import Any
 from gpubackprop.backend import HostArray
 from gpubackprop.errors import CheckpointError
 from gpubackprop.nn.layer import Layer
-from gpubackprop.optim import Optimizer
+from gpubackprop.optim import Optimizer, WeightAverage
 from gpubackprop.registry import did_you_mean
 from gpubackprop.training.trainer import State
 
 FORMAT = 1
 
 
-def save(folder: Path, model: Layer, optimizer: Optimizer, state: State) -> None:
+RAW = "raw."  #: before the keys of the weights themselves, where model.safetensors holds their average
+
+
+def save(folder: Path, model: Layer, optimizer: Optimizer, state: State, average: WeightAverage | None = None) -> None:
     """Write a checkpoint; whoever reads meanwhile, or after a crash, finds the old one or the new one whole."""
     from safetensors.numpy import save_file
 
     aside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file(model.state_dict(), aside / "model.safetensors", metadata={"format": "pt"})
-    save_file(optimizer.state_dict(), aside / "optimizer.safetensors", metadata={"format": "pt"})
+    weights, updates = model.state_dict(), optimizer.state_dict()
+    if average is not None:
+        updates |= {RAW + segment.name: weights[segment.name] for segment in average.params.segments}
+        with average.swapped():
+            weights = model.state_dict()
+    save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
+    save_file(updates, aside / "optimizer.safetensors", metadata={"format": "pt"})
     text = {"format": FORMAT, "optimizer_steps": optimizer.steps, **asdict(state)}
     (aside / "state.json").write_text(json.dumps(text, indent=1))
     for file in aside.iterdir():
@@ -80,13 +91,21 @@ def load_model(folder: Path, model: Layer) -> None:
         model.load_state_dict(_tensors(path))
 
 
-def load(folder: Path, model: Layer, optimizer: Optimizer) -> State:
-    """Copy a checkpoint into a built model and its optimizer, and return the state of the run."""
+def load(folder: Path, model: Layer, optimizer: Optimizer, average: WeightAverage | None = None) -> State:
+    """Copy a checkpoint into a built model, its optimizer and average, and return the state of the run."""
     state, steps = _state(folder)
     load_model(folder, model)
     path = folder / "optimizer.safetensors"
     with _naming(path):
-        optimizer.load_state_dict(_tensors(path), steps)
+        saved = _tensors(path)
+        raw = {key.removeprefix(RAW): saved[key] for key in saved if key.startswith(RAW)}
+        optimizer.load_state_dict({key: saved[key] for key in saved if not key.startswith(RAW)}, steps)
+        if (average is not None) != bool(raw):
+            averaged, now = ("with", "without") if raw else ("without", "with")
+            raise CheckpointError(f"was written {averaged} training.ema and cannot be gone on from {now} it")
+        if average is not None:
+            average.value[...] = average.params.master
+            model.load_state_dict(model.state_dict() | raw)
     return state
 
 

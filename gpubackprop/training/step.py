@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +13,7 @@ from gpubackprop.errors import UsageError
 from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.loss import Loss
 from gpubackprop.ops.loss import with_auxiliary
-from gpubackprop.optim import Optimizer
+from gpubackprop.optim import GradientNoise, Optimizer, WeightAverage
 from gpubackprop.optim.clip import clip_norm, clip_value
 from gpubackprop.parameters import Param
 from gpubackprop.tape import Tape, Tensor
@@ -30,6 +31,8 @@ class TrainStep:
 
     clip_norm   scale the gradient down to this Euclidean norm where it is larger
     clip_value  clip every element of the gradient to ±this
+    noise       added to the gradient, before it is clipped
+    average     a running mean of the weights, kept up to date
     After a step `grad_norm` holds the norm before clipping, shape (), where clip_norm is used.
     """
 
@@ -40,11 +43,16 @@ class TrainStep:
         optimizer: Optimizer,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        noise: GradientNoise | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
-        if optimizer.params is not model.parameters():
-            raise UsageError("the optimizer holds the parameters of another model, or of an earlier build of this one")
+        for name, holder in (("optimizer", optimizer), ("noise", noise), ("average", average)):
+            if holder is not None and holder.params is not model.parameters():
+                raise UsageError(
+                    f"the {name} holds the parameters of another model, or of an earlier build of this one"
+                )
         self.model, self.loss, self.optimizer = model, loss, optimizer
-        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.clip_norm, self.clip_value, self.noise, self.average = clip_norm, clip_value, noise, average
         self.grad_norm: Array | None = None
         self.carries: list[dict[str, Any]] = []  #: states of stateful layers after the last step, by micro-batch
         self._backend = model.built.backend
@@ -55,6 +63,9 @@ class TrainStep:
         """One update on (x, target), a batch, or a list of batches."""
         batches = [on_device(self.model, self.loss, batch) for batch in as_batches(data)]
         self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
+        for part in (self.noise, self.average):
+            if part is not None:
+                part.prepare(self.optimizer.steps)
         self.optimizer.prepare()
         return self._update(batches)
 
@@ -62,16 +73,32 @@ class TrainStep:
         """The part that can be captured: everything but moving data to the device and counting."""
         params = self.optimizer.params
         self.carries += [{} for _ in range(len(batches) - len(self.carries))]
-        losses, weight, tapes = accumulate(self.model, self.loss, batches, self._number, self.carries[: len(batches)])
-        params.grad /= weight
+        evaluate = partial(self.gradient, batches, self.carries[: len(batches)])
+        losses, weight, tapes, self.carries[: len(batches)] = self.optimizer.gradient(evaluate)
+        if self.noise is not None:
+            self.noise.add(self._number)
         if self.clip_value is not None:
             clip_value(self._backend, params.grad, self.clip_value)
         if self.clip_norm is not None:
             self.grad_norm = clip_norm(self._backend, params.grad, self.clip_norm)
         self.optimizer.update()
+        if self.average is not None:
+            self.average.update()
         for tape in tapes:
             tape.apply_effects()
         return self._backend.xp.asarray(losses / weight)  # a 0-d array, where NumPy gives a scalar
+
+    def gradient(
+        self, batches: Sequence[Batch], before: Sequence[dict[str, Any]]
+    ) -> tuple[Array, Array, list[Tape], list[dict[str, Any]]]:
+        """Fill the gradient of the mean loss where the params stand; what `accumulate` gives, and the states after it.
+
+        The states of stateful layers `before` are left as they are: an optimizer may want another gradient of the step.
+        """
+        carries = [dict(each) for each in before]
+        losses, weight, tapes = accumulate(self.model, self.loss, batches, self._number, carries)
+        self.optimizer.params.grad /= weight
+        return losses, weight, tapes, carries
 
 
 def value_and_grad(model: Layer, loss: Loss, x: Any, target: Any, *, step: int = 0) -> tuple[Array, dict[str, Array]]:

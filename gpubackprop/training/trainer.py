@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from operator import mul
@@ -212,10 +213,12 @@ class Trainer:
         return record
 
     def validate(self) -> Record:
-        """Loss and metrics on the validation split."""
+        """Loss and metrics on the validation split, of the averaged weights where there are such."""
         assert self.validation is not None
         self.collect()
-        found = evaluate(self.step.model, self.step.loss, self.metrics, self.validation.batches())
+        average = self.step.average
+        with average.swapped() if average else nullcontext():
+            found = evaluate(self.step.model, self.step.loss, self.metrics, self.validation.batches())
         self.state.validation = {f"val/{name}": value for name, value in found.items()}
         self.state.logged_at += time.perf_counter() - self._started - self.state.seconds  # not training time
         return self.state.validation

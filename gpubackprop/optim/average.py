@@ -1,0 +1,55 @@
+"""The exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from gpubackprop.optim.optimizer import check_params
+from gpubackprop.parameters import Parameters
+from gpubackprop.registry import Fraction
+
+
+class WeightAverage:
+    """A running mean of a model's params over the steps of training (Polyak and Juditsky 1992), as PyTorch's
+    AveragedModel with `get_ema_multi_avg_fn(decay)`: it often generalises better than the last weights.
+
+        a ← w                                   after the first step
+        a ← a + (1 - d)·(w - a)                 after each later one; d = decay, or with warmup min(decay, t/(9 + t))
+
+    t counts the steps before this one. Buffers, such as batch norm's statistics, are left as they are.
+    """
+
+    def __init__(self, params: Parameters, decay: Fraction = 0.999, warmup: bool = False) -> None:
+        check_params(self, params)
+        self.params, self.backend = params, params.backend
+        self.decay, self.warmup = decay, warmup
+        self.value = params.backend.xp.zeros_like(params.master)  # (P,)
+        self.share = params.backend.xp.zeros((), params.master.dtype)
+
+    def prepare(self, steps: int) -> None:
+        """The host's half of the step that follows `steps` others."""
+        decay = min(self.decay, steps / (9 + steps)) if self.warmup else self.decay
+        share = 1.0 if steps == 0 else 1 - decay
+        self.share[...] = self.backend.from_host(np.array(share, self.params.master.dtype))
+
+    def update(self) -> None:
+        """The device's half, after the optimizer's."""
+        self.value += self.share * (self.params.master - self.value)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """The average in the place of the weights, as long as it is looked at."""
+        buffers = [self.params.master]
+        if self.params.value is not self.params.master:
+            buffers.append(self.params.value)
+        kept = [buffer.copy() for buffer in buffers]
+        for buffer in buffers:
+            buffer[...] = self.value
+        try:
+            yield
+        finally:
+            for buffer, before in zip(buffers, kept, strict=True):
+                buffer[...] = before
