@@ -28,12 +28,12 @@ class Lookahead(Wrapper):
     ) -> None:
         super().__init__(params, optimizer)
         self.k, self.alpha = k, alpha
-        self.add_state("slow")
+        self.add_state("slow_params")
 
     def prepare(self) -> None:
         """The host's half of a step; before the first one the slow copy is made."""
         if self.steps == 0:
-            self.state["slow"][...] = self.params.master
+            self.state["slow_params"][...] = self.params.master
         super().prepare()
 
     def coefficients(self, lr: float, weight_decay: float) -> tuple[float, ...]:
@@ -48,6 +48,6 @@ class Lookahead(Wrapper):
     def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], scalars: Array, decay: bool) -> None:
         """All arrays (P,)."""
         (alpha,) = scalars
-        slow = state["slow"]
+        slow = state["slow_params"]
         slow += alpha * (value - slow)
         value[...] = self.xp.where(alpha > 0, slow, value)

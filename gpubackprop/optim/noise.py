@@ -33,7 +33,7 @@ class GradientNoise:
         self.deviation[...] = self.params.backend.from_host(np.array(deviation, self.params.master.dtype))
 
     def add(self, step: int | Array) -> None:
-        """Add the noise of `step` (a number, or a 0-d array on the device) to all gradients of params that are trained."""
+        """Add the noise of `step` (a number, or a 0-d array on the device) to all gradients but frozen params'."""
         xp, grad = self.params.backend.xp, self.params.grad
         for name, _, start, stop in self.trained:
             for low in range(start, stop, self.ROW * self.BLOCK):

@@ -15,13 +15,14 @@ from gpubackprop.backend import NumpyBackend
 from gpubackprop.config import Component, Config, Problems, Training, load_config
 from gpubackprop.config.document import Mark
 from gpubackprop.data import DataInfo, DataOptions, Source
-from gpubackprop.errors import ConfigError, DataError, ShapeError
+from gpubackprop.errors import ConfigError, DataError, ShapeError, UsageError
 from gpubackprop.nn.containers import Sequential, single
 from gpubackprop.nn.layer import Layer, Shape, entry
 from gpubackprop.nn.loss import Loss
 from gpubackprop.nn.norm import BatchNorm
+from gpubackprop.optim.group import check_patterns
 from gpubackprop.optim.plateau import Plateau
-from gpubackprop.parameters import Parameters
+from gpubackprop.parameters import Param, Parameters
 from gpubackprop.run import templates
 from gpubackprop.training.metric import Metric
 
@@ -157,6 +158,8 @@ class _Parts:
         self.tokens()
         self.monitored(values.get("training"), values.get("schedule"))
         self.updates(values.get("training"), values.get("optimizer"), values.get("schedule"))
+        if output is not None:
+            self.patterns(values.get("optimizer"))
 
     def read(self, section: Component | None) -> None:
         """The source, the options that all data shares, and what the headers tell."""
@@ -255,6 +258,24 @@ class _Parts:
                     key = f"{component.path}.cycle_momentum"
                     message = f"needs an optimizer with momentum, and {optimizers[0][0].type} is built without; "
                     self.problems.add(component.mark, key, message + "set optimizer.momentum")
+
+    def patterns(self, optimizer: Component | None) -> None:
+        """Whether the patterns of an optimizer's groups match any param; the model's shapes are known."""
+        assert self.model is not None
+        keys = [
+            f"{path}.{name}".lstrip(".")
+            for path, layer in self.model.walk()
+            for name, array in layer.arrays().items()
+            if isinstance(array, Param)
+        ]
+        for component in optimizer.walk() if optimizer else ():
+            # `adamw_for` of Muon holds patterns as a group's `match` does.
+            for option in ("match", "adamw_for"):
+                found = component.options.get(option, ())
+                try:
+                    check_patterns([found] if isinstance(found, str) else found, keys)
+                except UsageError as error:
+                    self.problems.add(*component.place(option), str(error))
 
     def made(
         self, components: Iterable[Component | None], *given: Any, even_broken: bool = False

@@ -234,7 +234,7 @@ class _Training:
             self.say(f"best checkpoint: step {state.best_step:,}, {monitor} {state.best:.4g}")
 
     def test(self) -> None:
-        """Metrics of the best checkpoint (the last one, where there is no best) on the test split, as the last line of metrics.jsonl."""
+        """Metrics of the best checkpoint (else the last) on the test split, as the last line of metrics.jsonl."""
         if self.data.test is None:
             return
         name = "best" if self.state.best is not None else "last"

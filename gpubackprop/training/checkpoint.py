@@ -23,6 +23,7 @@ from gpubackprop.backend import HostArray
 from gpubackprop.errors import CheckpointError
 from gpubackprop.nn.layer import Layer
 from gpubackprop.optim import Optimizer, WeightAverage
+from gpubackprop.parameters import Param
 from gpubackprop.registry import did_you_mean
 from gpubackprop.training.trainer import State
 
@@ -41,7 +42,7 @@ def save(folder: Path, model: Layer, optimizer: Optimizer, state: State, average
     aside.mkdir(parents=True)
     weights, updates = model.state_dict(), optimizer.state_dict()
     if average is not None:
-        updates |= {RAW + segment.name: weights[segment.name] for segment in average.params.segments}
+        updates |= {RAW + key: weights[key] for key, a in model.built.stored.items() if isinstance(a, Param)}
         with average.swapped():
             weights = model.state_dict()
     save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})

@@ -10,12 +10,14 @@ import numpy as np
 from gpubackprop.backend import choose
 from gpubackprop.optim import (
     LAMB,
+    SAM,
     SGD,
     Adadelta,
     Adagrad,
     Adam,
     AdamW,
     Lion,
+    Lookahead,
     Muon,
     NAdam,
     Optimizer,
@@ -32,9 +34,16 @@ class OptimizerSpec:
     cls: type[Optimizer]
     options: dict[str, Any] = field(default_factory=dict)
     float32: float = 1e-5  #: how far 50 steps in that precision may part from PyTorch's
+    inner: OptimizerSpec | None = None  #: the optimizer that this one is around
 
     def __str__(self) -> str:
-        return f"{self.cls.__name__}-" + "-".join(f"{key}={value}" for key, value in self.options.items())
+        name = f"{self.cls.__name__}-" + "-".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{name}-{self.inner}" if self.inner else name
+
+    def make(self, params: Parameters) -> Optimizer:
+        """The optimizer, for some params."""
+        inner = (self.inner.make(params),) if self.inner else ()
+        return self.cls(params, *inner, **self.options)
 
 
 ROWS = [
@@ -93,7 +102,14 @@ ROWS = [
         },
         float32=1e-3,
     ),
+    OptimizerSpec(
+        Lookahead, {"k": 3, "alpha": 0.8}, float32=1e-4, inner=OptimizerSpec(SGD, {"lr": 0.1, "momentum": 0.9})
+    ),
+    OptimizerSpec(Lookahead, inner=OptimizerSpec(Adam, {"lr": 0.01})),
+    # Without a model there is but one gradient; test_sam.py has both.
+    OptimizerSpec(SAM, {"rho": 0.1}, inner=OptimizerSpec(SGD, {"lr": 0.1, "momentum": 0.9})),
 ]
+PLAIN = [row for row in ROWS if row.inner is None]
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

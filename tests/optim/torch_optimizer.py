@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytorch_optimizer
 import torch
 
 from tests.optim.specs import ROWS, OptimizerSpec, draw, fingerprint, lr_of, params, values
@@ -34,7 +35,10 @@ class TorchOptimizer:
         self.ours = params(dtype)
         self.tensors = {name: torch.from_numpy(np.array(value, order="C")) for name, value in values(self.ours).items()}
         self.handed = dict(self.tensors)
-        self.optimizers = self.made(spec.cls.__name__, dict(spec.options), changes or {})
+        inner = spec.inner or spec
+        self.optimizers = self.made(inner.cls.__name__, dict(inner.options), changes or {})
+        if spec.cls.__name__ == "Lookahead":
+            self.optimizers = [pytorch_optimizer.Lookahead(self.optimizers[0], **spec.options)]
         for group in self.groups():
             group["base"] = group["lr"]
         self.momentum: float | None = None
@@ -94,7 +98,8 @@ class TorchOptimizer:
         """By key and state name, the counters left out."""
         found: dict[str, np.ndarray] = {}
         for name, handed in self.handed.items():
-            for state in (optimizer.state.get(handed, {}) for optimizer in self.optimizers):
+            inner = [optimizer.optimizer for optimizer in self.optimizers if hasattr(optimizer, "optimizer")]
+            for state in (optimizer.state.get(handed, {}) for optimizer in (*self.optimizers, *inner)):
                 if "mu_product" in state:
                     found["mu_product"] = state["mu_product"].numpy()
                 for key, value in state.items():
@@ -107,18 +112,14 @@ class TorchOptimizer:
 
 def lion(groups: list[dict[str, Any]], **options: Any) -> Any:
     """From the package pytorch_optimizer."""
-    from pytorch_optimizer import Lion
-
-    return Lion(groups, **options)
+    return pytorch_optimizer.Lion(groups, **options)
 
 
 def lamb(groups: list[dict[str, Any]], bias_correction: bool = True, **options: Any) -> Any:
     """The package's, which corrects no bias; with that correction, one whose directions are those of PyTorch's Adam."""
-    from pytorch_optimizer import Lamb
-
     if bias_correction:
         return LambOfAdam(groups, **{"eps": 1e-6, **options})
-    found = Lamb(groups, weight_decouple=False, adam_debias=True, **options)
+    found = pytorch_optimizer.Lamb(groups, weight_decouple=False, adam_debias=True, **options)
     found.clamp = math.inf
     return found
 

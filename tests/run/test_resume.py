@@ -7,6 +7,7 @@ import signal
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import gpubackprop as gbp
 from gpubackprop.backend.strict import StrictBackend
@@ -35,6 +36,35 @@ CYCLE = {
     "schedule": {"type": "one_cycle", "cycle_momentum": True},
     "training": {"steps": 11, "log_every": 4, "checkpoint": {"every": 4}},
 }
+AVERAGED = {
+    "model": toy.CNN,
+    "optimizer": {
+        "type": "sam",
+        "optimizer": {
+            "type": "lookahead",
+            "k": 3,
+            "optimizer": {
+                "type": "muon",
+                "lr": 0.01,
+                "adamw_for": ["6.*"],
+                "groups": [{"match": "*.bias", "lr": 0.003, "weight_decay": 0}, {"match": "1.weight", "frozen": True}],
+                "layer_decay": 0.9,
+            },
+        },
+    },
+    "schedule": "cosine",
+    "training": {
+        "steps": 11,
+        "accumulate": 2,
+        "clip_norm": 1.0,
+        "gradient_noise": {"eta": 0.01},
+        "ema": {"decay": 0.9, "warmup": True},
+        "log_every": 4,
+        "checkpoint": {"every": 4},
+    },
+}
+NUMBERS = {"optimizer": {"type": "nadam", "lr": 0.01}, "training": {"steps": 11, "ema": {"decay": 0.7}}}
+RUNS = {"everything": EVERYTHING, "cycle": CYCLE, "averaged": AVERAGED, "numbers": NUMBERS}
 
 
 class Killed(BaseException):
@@ -55,7 +85,7 @@ def whole(data, tmp_path_factory):
     """The runs without a break, by name."""
     folder = tmp_path_factory.mktemp("whole")
     found = {}
-    for name, changes in (("everything", EVERYTHING), ("cycle", CYCLE)):
+    for name, changes in RUNS.items():
         gbp.train(settings(data, changes), run_dir=folder / name)
         found[name] = toy.traces(folder / name)
     return found
@@ -63,13 +93,18 @@ def whole(data, tmp_path_factory):
 
 @pytest.mark.parametrize("how", ["interrupted", "killed"])
 @pytest.mark.parametrize(
-    ("name", "changes", "step"),
-    [*[("everything", EVERYTHING, step) for step in (1, 2, 3, 5)], *[("cycle", CYCLE, step) for step in (3, 6, 10)]],
+    ("name", "step"),
+    [
+        *(("everything", step) for step in (1, 2, 3, 5)),
+        *(("cycle", step) for step in (3, 6, 10)),
+        *(("averaged", step) for step in (1, 4, 5)),
+        ("numbers", 7),
+    ],
 )
-def test_resumed_is_uninterrupted(name, changes, step, how, data, whole, stop_at, tmp_path):
+def test_resumed_is_uninterrupted(name, step, how, data, whole, stop_at, tmp_path):
     stop_at(step, kill if how == "killed" else lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Killed if how == "killed" else InterruptedRun):
-        gbp.train(settings(data, changes), run_dir=tmp_path / "run")
+        gbp.train(settings(data, RUNS[name]), run_dir=tmp_path / "run")
     run = gbp.resume(tmp_path / "run")
     assert toy.traces(run.directory) == whole[name]
 
@@ -145,6 +180,8 @@ def test_what_does_not_fit_the_checkpoint_is_refused(data, stop_at, tmp_path):
         gbp.resume(tmp_path, ["model.1.linear.out_features=5"])
     with pytest.raises(CheckpointError, match=r"last/optimizer\.safetensors: the optimizer state does not fit SGD"):
         gbp.resume(tmp_path, ["optimizer.type=sgd"])
+    with pytest.raises(CheckpointError, match=r"was written without training\.ema and cannot be gone on from with it"):
+        gbp.resume(tmp_path, ["training.ema={decay: 0.9}"])
     with pytest.raises(ConfigError, match=r"--set: trainin: "):
         gbp.resume(tmp_path, ["trainin.epochs=5"])
     assert (tmp_path / "config.resolved.yaml").read_text() == before
@@ -156,7 +193,7 @@ def test_everything_runs_on_the_strict_device(data, whole, stop_at, monkeypatch,
     monkeypatch.setattr("gpubackprop.backend.cuda.CupyBackend", lambda index=0: StrictBackend())
     with np.load(data) as arrays:
         np.save(tmp_path / "x.npy", arrays["x_test"])
-    for name, changes in (("everything", EVERYTHING), ("cycle", CYCLE)):
+    for name, changes in RUNS.items():
         directory = tmp_path / name
         stop_at(2, lambda: signal.raise_signal(signal.SIGINT))
         with pytest.raises(InterruptedRun):
@@ -169,6 +206,28 @@ def test_everything_runs_on_the_strict_device(data, whole, stop_at, monkeypatch,
         assert isinstance(run.model.built.backend, StrictBackend)
         assert run.evaluate()["test/loss"] == pytest.approx(run.metrics["test/loss"])
         assert len(run.predict([str(tmp_path / "x.npy")]).rows()) == 30
+
+
+def test_what_is_validated_and_kept_is_the_average(data, tmp_path):
+    run = gbp.train(settings(data, AVERAGED), run_dir=tmp_path)
+    found = run.evaluate("validation")
+    assert found["val/loss"] == pytest.approx(run.metrics["val/loss"], rel=1e-5)
+    assert run.evaluate()["test/loss"] == pytest.approx(run.metrics["test/loss"], rel=1e-5)
+    files = run.files.checkpoints / "last"
+    average, rest = load_file(files / "model.safetensors"), load_file(files / "optimizer.safetensors")
+    raw = {key.removeprefix("raw."): value for key, value in rest.items() if key.startswith("raw.")}
+    assert set(raw) == {key for key in average if not key.startswith("1.") or key in ("1.weight", "1.bias")}
+    assert {key for key, value in raw.items() if np.array_equal(value, average[key])} == {"1.weight"}  # frozen
+    for key, value in gbp.load(tmp_path, "last").state_dict().items():
+        assert np.array_equal(value, average[key])
+
+
+def test_without_validation_the_last_average_is_tested(data, tmp_path):
+    section = toy.config(data)["data"] | {"validation": 0}
+    changes = {"data": section, "training": {"steps": 5, "ema": {"decay": 0.9}}}
+    run = gbp.train(toy.config(data, **changes), run_dir=tmp_path)
+    assert run.evaluate()["checkpoint"] == "last"
+    assert run.evaluate()["test/loss"] == pytest.approx(run.metrics["test/loss"], rel=1e-5)
 
 
 def test_no_run_directory(tmp_path):
