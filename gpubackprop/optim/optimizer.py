@@ -145,6 +145,11 @@ class Optimizer:
             decay = group.weight_decay if group.weight_decay is not None else decay
         return Setting(lr / self.base_lr, decay)
 
+    @property
+    def copies(self) -> int:
+        """How many arrays as long as the params it holds."""
+        return len(self.state)
+
     @cached_property
     def settings(self) -> list[Setting]:
         """The different settings of the params that are trained."""

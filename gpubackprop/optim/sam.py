@@ -34,6 +34,11 @@ class SAM(Wrapper):
         self.rho, self.adaptive = rho, adaptive
         self.kept = self.xp.zeros_like(params.value)  # the params while they are elsewhere
 
+    @property
+    def copies(self) -> int:
+        """The inner optimizer's, and the params'."""
+        return super().copies + 1
+
     def gradient(self, evaluate: Callable[[], T]) -> T:
         """The gradient at w + e; what `evaluate` gave at w."""
         found = super().gradient(evaluate)

@@ -23,6 +23,11 @@ class Wrapper(Optimizer):
         super().__init__(params, optimizer.lr, momentum=optimizer.momentum)
         self.optimizer, self.has_momentum = optimizer, optimizer.has_momentum
 
+    @property
+    def copies(self) -> int:
+        """Its own, and the inner one's."""
+        return super().copies + self.optimizer.copies
+
     def coefficients(self, lr: float, weight_decay: float) -> tuple[float, ...]:
         """None of its own."""
         return ()

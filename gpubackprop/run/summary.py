@@ -57,7 +57,7 @@ def lines(plan: Plan) -> list[str]:
         f"output                {_shape(model.infer(*entry(plan.info.input_shape)))}",
         f"parameters            {parameters.count:,} ({_bytes(values)})",
         f"gradients             {_bytes(values)}",
-        f"optimizer state       {_bytes(values * len(optimizer.state))} ({config.optimizer.type})",
+        f"optimizer state       {_bytes(values * optimizer.copies)} ({config.optimizer.type})",
         f"layer outputs         {_bytes(outputs)} a batch, kept for the backward pass",
         f"FLOPs                 {_number(flops)} a sample forward, about {_number(3 * flops * batch)} a training step",
         "kernels               reference",

@@ -43,6 +43,26 @@ def test_a_missing_file_stands_at_its_path(written):
     assert line.startswith("a.yaml:3:9: data.path: gone.npz: no such file")
 
 
+def test_patterns_that_match_nothing_stand_where_they_are(written):
+    optimizer = """optimizer:
+  type: lookahead
+  optimizer:
+    type: muon
+    adamw_for: ["1.*"]
+    groups:
+      - {{match: "*.bias", weight_decay: 0}}
+      - {{lr_scale: 0.1, match: ["0.*", 0.weigth]}}
+      - {{match: "*", lr: 1, lr_scale: 1}}
+"""
+    lines = problems(written(text=CONFIG.replace("optimizer: sgd\n", optimizer)))
+    there = "matches no parameter; there are 0.weight, 0.bias"
+    assert lines == [
+        f"a.yaml:12:16: optimizer.optimizer.adamw_for: '1.*' {there}",
+        f"a.yaml:15:32: optimizer.optimizer.groups.1.match: '0.weigth' {there}; did you mean '0.weight'?",
+        "a.yaml:16:9: optimizer.optimizer.groups.2: lr and lr_scale are both given; keep one of them",
+    ]
+
+
 def test_labels_as_floats_are_found_by_the_header(written):
     (line,) = problems(written(np.arange(60.0) % 3))
     assert line == (

@@ -39,11 +39,12 @@ def test_totals(data):
 
 def test_optimizer_state_goes_by_the_optimizer(data):
     sizes = []
-    for optimizer in ("sgd", {"type": "sgd", "momentum": 0.9}, "adam"):
+    for optimizer in ("sgd", {"type": "sgd", "momentum": 0.9}, "adam", {"type": "lookahead", "optimizer": "adam"}):
         text = summary(data, optimizer=optimizer)[1]["optimizer"]
         sizes.append(float(text.split()[1]))
     assert sizes[0] == 0
     assert sizes[2] == 2 * sizes[1] > 0
+    assert sizes[3] == 3 * sizes[1]
 
 
 def test_outputs_are_counted_once(data):

@@ -10,7 +10,7 @@ import pytest
 
 from gpubackprop import nn
 from gpubackprop.errors import CheckpointError
-from gpubackprop.optim import SGD, Adam
+from gpubackprop.optim import SGD, Adam, WeightAverage
 from gpubackprop.training import checkpoint
 from gpubackprop.training.trainer import State
 
@@ -40,6 +40,29 @@ def test_everything_comes_back(saved):
         assert mine.state_dict().keys() == theirs.state_dict().keys()
         for key, array in mine.state_dict().items():
             np.testing.assert_array_equal(theirs.state_dict()[key], array)
+
+
+def test_averaged_weights_and_what_training_goes_on_from(tmp_path):
+    def tied():
+        shared = nn.Linear(4, 4)
+        model = nn.Sequential(shared, nn.Tanh(), shared).build((4,))
+        return model, Adam(model.parameters()), WeightAverage(model.parameters())
+
+    model, optimizer, average = tied()
+    raw = model.state_dict()
+    average.value[...] = 2 * model.parameters().master
+    checkpoint.save(tmp_path / "last", model, optimizer, State(), average)
+    other, *its = tied()
+    checkpoint.load_model(tmp_path / "last", other)
+    for key, array in raw.items():
+        np.testing.assert_array_equal(other.state_dict()[key], 2 * array)
+        np.testing.assert_array_equal(model.state_dict()[key], array)
+    checkpoint.load(tmp_path / "last", other, *its)
+    np.testing.assert_array_equal(its[1].value, average.value)
+    for key, array in raw.items():
+        np.testing.assert_array_equal(other.state_dict()[key], array)
+    with pytest.raises(CheckpointError, match=r"was written with training\.ema and cannot be gone on from without it"):
+        checkpoint.load(tmp_path / "last", other, its[0])
 
 
 def test_infinity_comes_back(tmp_path):
