@@ -66,8 +66,3 @@ def normal(xp: Any, seed: int, stream: int, step: int | Array, sample: Array, co
     angle = (words[..., 1] >> 8).astype(xp.float32) * xp.float32(2 * pi * 2.0**-24)
     both = xp.stack([radius * xp.cos(angle), radius * xp.sin(angle)], axis=-1)
     return both.reshape(sample.shape[0], 2 * pairs)[:, :count]
-    """Standard normal float32, by Box and Muller's transform of pairs of uniform numbers: (N, count)."""
-    draws = uniform(xp, seed, stream, step, sample, 2 * pairs)
-    radius = xp.sqrt(-2 * xp.log1p(-draws[:, :pairs]))  # of 1 - u, which is never 0
-    angle = xp.float32(2 * xp.pi) * draws[:, pairs:]
-    return xp.concatenate([radius * xp.cos(angle), radius * xp.sin(angle)], axis=1)[:, :count]
