@@ -341,7 +341,7 @@ class Scaled(Layer):
 @losses.register("test_plugin_half_square")
 class HalfSquare(Loss):
     def forward(self, output, target, weight=None, mask=None):
-        from gpubackprop.nn.loss import MSELoss
+        from gpubackprop.nn import MSELoss
 
         return MSELoss().forward(output, target, weight, mask)
 
