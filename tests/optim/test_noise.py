@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gpubackprop import nn
 from gpubackprop.backend import choose
-from gpubackprop.optim import GradientNoise
+from gpubackprop.optim import SGD, GradientNoise
 from gpubackprop.parameters import Param, Parameters
+from gpubackprop.training.step import TrainStep
 from tests.optim.specs import normal
 
 
@@ -47,3 +49,20 @@ def test_it_is_a_function_of_seed_step_and_key(monkeypatch):
     assert np.array_equal(gradients(shapes=((40, 100),))[0][:4000], first[:4000])
     monkeypatch.setattr(GradientNoise, "BLOCK", 3)
     assert np.array_equal(gradients()[0], first)
+
+
+def test_a_step_adds_it_before_clipping(rng):
+    x, target = rng.normal(size=(8, 3)), rng.integers(0, 2, 8)
+    found = {}
+    for eta in (None, 0.01, 100.0):
+        model = nn.Sequential(nn.Linear(3, 2)).build((3,), precision="float64")
+        params = model.parameters()
+        noise = GradientNoise(params, eta) if eta else None
+        step = TrainStep(model, nn.CrossEntropyLoss(), SGD(params), clip_norm=1.0, noise=noise)
+        step(x, target)
+        found[eta] = params.grad.copy(), float(step.grad_norm)
+    drawn = gradients(shapes=((2, 3), (2,)))[0]
+    assert np.linalg.norm(found[100.0][0]) == pytest.approx(1, rel=1e-6)
+    assert found[100.0][1] > 5
+    plain, noisy = found[None][0], found[0.01][0]
+    np.testing.assert_allclose((noisy - plain)[:6], drawn[:6], rtol=1e-6)

@@ -8,6 +8,7 @@ import pytest
 from gpubackprop import nn
 from gpubackprop.errors import UsageError
 from gpubackprop.nn import CrossEntropyLoss
+from gpubackprop.ops.activation import tanh
 from gpubackprop.optim import SAM, SGD, Lookahead
 from gpubackprop.training.step import TrainStep
 
@@ -97,3 +98,24 @@ def test_the_inner_optimizer_must_be_of_the_same_model():
         SAM(network().parameters(), SGD(network().parameters()))
     with pytest.raises(UsageError, match="Lookahead takes a model's parameters, got SGD"):
         Lookahead(SGD(network().parameters()), None)
+
+
+def test_both_gradients_begin_with_the_same_states():
+    class Shift(nn.Layer):
+        """Adds what it remembers, and remembers one more."""
+
+        def forward(self, x):
+            carry = x.tape.carry
+            seen = carry.get("shift", 0)
+            carry["shift"] = seen + 1
+            return tanh(x) if seen % 2 else x
+
+    losses = []
+    for rho in (None, 1e-9):
+        model = network(Shift())
+        params = model.parameters()
+        inner = SGD(params, lr=0.5)
+        step = TrainStep(model, CrossEntropyLoss(), SAM(params, inner, rho=rho) if rho else inner)
+        losses.append([float(step(x, y)) for x, y in batches(4)])
+        assert step.carries == [{"shift": 4}]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-7)
