@@ -147,17 +147,48 @@ class _WrongError(Exception):
     """A backward pass gave what no gradient can be."""
 
 
+class _Place:
+    """A point at which slopes are compared: what the backward pass says there, and the objective's value."""
+
+    def __init__(self, subject: Subject, point: Point, dys: list[Array]) -> None:
+        self.subject, self.point, self.dys = subject, point, dys
+        self.grads = subject.gradients(point, dys)
+        self.value, self.size = subject.objective(point, dys)
+
+    def slope(self, names: list[str], tolerance: float, rng: np.random.Generator) -> Slope | None:
+        """Compare along one direction that moves the named arrays; None where nothing depends on a saved tensor."""
+        here, grads = self.point, self.grads
+        assert grads is not None, "it had gradients at the start"
+        directions = {name: _size(here[name]) * rng.normal(size=here[name].shape) for name in names}
+        for name in names:
+            if grads[name].shape != here[name].shape:
+                raise _WrongError(f"d{name} has shape {grads[name].shape}, but must have {here[name].shape}")
+            fixed = self.subject.params[name].fixed if name in self.subject.params else None
+            if fixed is not None:
+                directions[name][fixed] = 0
+
+        def f(t: float) -> float:
+            moved = {name: here[name] + t * directions[name] for name in names}
+            return self.subject.objective(here | moved, self.dys)[0] if t else self.value
+
+        claimed = float(sum((grads[name] * directions[name]).sum() for name in names))
+        length = float(np.sqrt(sum(np.square(grads[name] * _size(here[name])).sum() for name in names)))
+        if names[0].startswith("saved ") and not length and f(0.5) == self.value:
+            return None
+        return compare(f, claimed, scale=max(length, 1e-7 * self.size), size=self.size, tolerance=tolerance)
+
+
 def _compare(finding: Finding, subject: Subject, tolerance: float, rng: np.random.Generator) -> None:
-    start = subject.point
-    dys = subject.draw(start, rng)
-    # The whole model is moved as one: its layers have been looked at one by one.
-    groups = {name: [name] for name in start} if finding.path != "model" else {"weights": list(start)}
-    if subject.gradients(start, dys) is None or not start:
+    dys = subject.draw(subject.point, rng)
+    start = _Place(subject, subject.point, dys)
+    if start.grads is None or not start.point:
         finding.verdict = "constant"
         return
+    # The whole model is moved as one: its layers have been looked at one by one.
+    groups = {"weights": list(start.point)} if finding.path == "model" else {name: [name] for name in start.point}
     for name, members in groups.items():
         for _ in range(DIRECTIONS):
-            slope, beside = _slope(subject, start, dys, members, tolerance, rng)
+            slope, beside = _slope(start, members, tolerance, rng)
             if slope is None:
                 break  # a saved tensor that this layer does not look at
             finding.errors[name] = max(finding.errors.get(name, 0.0), slope.error)
@@ -166,50 +197,21 @@ def _compare(finding: Finding, subject: Subject, tolerance: float, rng: np.rando
                 break
             if beside and finding.verdict == "ok":
                 finding.verdict = "kink"
-    wrong = [
-        f"d{name} differs from the numerical gradient by {e:.2g}" for name, e in finding.errors.items() if e > tolerance
-    ]
     if finding.verdict == "wrong":
-        finding.reason = f"{', '.join(wrong)} (relative)"
+        wrong = {name: error for name, error in finding.errors.items() if error > tolerance}
+        each = [f"d{name} differs from the numerical gradient by {error:.2g}" for name, error in wrong.items()]
+        finding.reason = f"{', '.join(each)} (relative)"
 
 
-def _slope(
-    subject: Subject, point: Point, dys: list[Array], names: list[str], tolerance: float, rng: np.random.Generator
-) -> tuple[Slope | None, bool]:
-    """(the comparison along one direction, whether it took a point beside a kink); None where nothing depends on it."""
-    here, slope = point, None
+def _slope(start: _Place, names: list[str], tolerance: float, rng: np.random.Generator) -> tuple[Slope | None, bool]:
+    """(the comparison along one direction, whether it took a place beside a kink)."""
+    slope = start.slope(names, tolerance, rng)
     for attempt in range(ATTEMPTS):
-        if attempt:
-            here = {name: a + ASIDE * _size(a) * rng.normal(size=a.shape) for name, a in point.items()}
-        slope = _slope_at(subject, here, dys, names, tolerance, rng)
         if slope is None or slope.error <= tolerance or not slope.kink:
-            break
-    return slope, attempt > 0
-
-
-def _slope_at(
-    subject: Subject, here: Point, dys: list[Array], names: list[str], tolerance: float, rng: np.random.Generator
-) -> Slope | None:
-    directions = {name: _size(here[name]) * rng.normal(size=here[name].shape) for name in names}
-    for name in names:
-        fixed = subject.params[name].fixed if name in subject.params else None
-        if fixed is not None:
-            directions[name][fixed] = 0
-    grads = subject.gradients(here, dys)
-    assert grads is not None, "it had gradients at the start"
-    for name in names:
-        if grads[name].shape != here[name].shape:
-            raise _WrongError(f"d{name} has shape {grads[name].shape}, but must have {here[name].shape}")
-
-    def f(t: float) -> float:
-        return subject.objective(here | {name: here[name] + t * directions[name] for name in names}, dys)[0]
-
-    claimed = float(sum((grads[name] * directions[name]).sum() for name in names))
-    length = float(np.sqrt(sum(np.square(grads[name] * _size(here[name])).sum() for name in names)))
-    if names[0].startswith("saved ") and not length and f(0.0) == f(0.5):
-        return None
-    size = subject.objective(here, dys)[1]
-    return compare(f, claimed, scale=max(length, 1e-7 * size), size=size, tolerance=tolerance)
+            return slope, attempt > 0
+        aside = {name: a + ASIDE * _size(a) * rng.normal(size=a.shape) for name, a in start.point.items()}
+        slope = _Place(start.subject, aside, start.dys).slope(names, tolerance, rng)
+    return slope, True
 
 
 def _size(array: Array) -> float:

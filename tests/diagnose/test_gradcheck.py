@@ -8,6 +8,8 @@ import pytest
 from gpubackprop import nn
 from gpubackprop.diagnose.gradcheck import check_model, is_plugin
 from tests.diagnose import plugins
+from tests.nn.specs import table
+from tests.nn.test_layers import draw
 
 
 def check(*layers, shape=(6,), loss=None, x=None, targets=None, **options):
@@ -39,6 +41,17 @@ def test_right_layers_pass():
     assert found["0"].shape == (4, 4, 4, 2)
     assert found["3"].verdict == "kink"  # behind a relu many a window is all zeros
     assert max(error for finding in found.values() for error in finding.errors.values()) <= 1e-5
+
+
+def test_every_layer_of_the_package_passes():
+    for spec in table():
+        layer, x, _ = draw(spec)
+        model = nn.Sequential(layer).build(spec.shape, seed=1, precision="float64")
+        batch = {"inputs": x, "targets": np.zeros(model(x).shape)}
+        if x.ndim == 3:  # (N, T, D)
+            batch["mask"] = np.arange(x.shape[1]) < np.array([[x.shape[1]], [1], [1], [2]])
+        for finding in check_model(model, nn.MSELoss(), batch, with_loss=False, with_model=False):
+            assert finding.verdict in ("ok", "kink", "constant"), (spec.name, finding)
 
 
 @pytest.mark.parametrize(
