@@ -138,13 +138,11 @@ def _check(finding: Finding, subject: Subject, tolerance: float, seed: int) -> F
         _compare(finding, subject, tolerance, np.random.default_rng(seed))
     except _WrongError as error:
         finding.verdict, finding.reason = "wrong", str(error)
-    except Exception as error:  # whatever a user's own backward pass may raise
-        finding.verdict, finding.reason = "wrong", f"raises {type(error).__name__}: {' '.join(str(error).split())}"
     return finding
 
 
 class _WrongError(Exception):
-    """A backward pass gave what no gradient can be."""
+    """A backward pass gave what no gradient can be, or nothing."""
 
 
 class _Place:
@@ -152,8 +150,11 @@ class _Place:
 
     def __init__(self, subject: Subject, point: Point, dys: list[Array]) -> None:
         self.subject, self.point, self.dys = subject, point, dys
-        self.grads = subject.gradients(point, dys)
         self.value, self.size = subject.objective(point, dys)
+        try:
+            self.grads = subject.gradients(point, dys)
+        except Exception as error:  # whatever a user's own backward pass may raise; forward has just gone well
+            raise _WrongError(f"it raises {type(error).__name__}: {' '.join(str(error).split())}") from error
 
     def slope(self, names: list[str], tolerance: float, rng: np.random.Generator) -> Slope | None:
         """Compare along one direction that moves the named arrays; None where nothing depends on a saved tensor."""

@@ -79,7 +79,16 @@ def test_gradients_that_are_none():
     found = check(plugins.WrongShape(), nn.Linear(None, 3))
     assert found["0"].reason == "dx has shape (6,), but must have (4, 6)"
     found = check(plugins.Raising(), nn.Linear(None, 3))
-    assert found["0"].reason.startswith("raises IndexError: tuple index out of range")
+    assert found["0"].reason.startswith("it raises IndexError: tuple index out of range")
+
+
+def test_a_forward_pass_that_fails_is_not_the_backward_passs_fault():
+    class Failing(nn.MSELoss):
+        def forward(self, output, target, weight=None, mask=None):
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        check(nn.Linear(None, 3), loss=Failing())
 
 
 def test_a_wrong_layer_behind_a_relu_is_wrong_in_spite_of_kinks():
