@@ -53,6 +53,7 @@ def run(folder, *words):
 
 @needs_torch
 @pytest.mark.oracle
+@pytest.mark.slow
 def test_its_commands_pass(copy):
     record, tests = COMMANDS
     status, output = run(copy, *record.split())

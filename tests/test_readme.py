@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
 import gpubackprop as gbp
 from gpubackprop.config import Kinds
+from gpubackprop.config.schema import json_schema
 from gpubackprop.data import DataOptions, augmentations, sources, transforms
 from gpubackprop.nn import layers, losses
 from gpubackprop.optim import optimizers, schedules
+from gpubackprop.run.check import make_plan
 from gpubackprop.training.metric import metrics
 
 ROOT = Path(__file__).parents[1]
@@ -60,15 +63,14 @@ def test_links_lead_somewhere():
 BLOCKS = README.partition("## Blocks, skips")[2].partition("\n## ")[0]
 
 
-@pytest.mark.skipif("multi_task" not in losses, reason="there is no loss of several outputs yet")
 def test_the_example_of_blocks_trains(tmp_path):
-    from gpubackprop.run.check import make_plan
-
     (example,) = re.findall(r"```yaml\n(.*?)```", BLOCKS, re.DOTALL)
     path = tmp_path / "pairs.yaml"
     path.write_text(
         f"data: {{type: arrays, batch_size: 20}}\ndevice: cpu\noptimizer: adam\ntraining: {{epochs: 1}}\n{example}"
     )
+    document = YAML(typ="safe", pure=True).load(path.read_text())
+    assert jsonschema.Draft202012Validator(json_schema()).is_valid(document)
     rng = np.random.default_rng(0)
     inputs = {name: rng.normal(size=(40, 8)) for name in ("left", "right")}
     targets = {"same": np.arange(40) % 2, "distance": rng.normal(size=(40, 1))}

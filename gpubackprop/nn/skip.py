@@ -137,7 +137,7 @@ class Share(Layer):
         try:
             return self.target.infer(shape, scope)
         except ShapeError as error:  # the mistake lies here, not where the layer stands first
-            raise ShapeError(f"{self.shared!r} cannot take this input too: {error}", layer=self) from None
+            raise ShapeError(f"{self.shared!r} cannot take this input too: {error}") from None
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's."""

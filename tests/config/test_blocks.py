@@ -84,6 +84,10 @@ class TestUses:
         assert act.layers == [Dropout()]
         assert wrap.layers[0].layers[0].layers == [ReLU()]
 
+    def test_null_is_as_good_as_nothing(self, load):
+        (chain,) = built(load("  - wide: {channels: 8, hidden: null}\n"))
+        assert sizes(chain) == [32, 8]
+
     def test_values_keep_their_types(self, load):
         define = "define: {c: {parameters: {o: 4, k: [3, 1], pad: same}, layers: [conv2d: " + (
             "{out_channels: $o, kernel_size: $k, padding: $pad}]}}\n"
