@@ -184,8 +184,11 @@ class _Place:
 
     def __init__(self, subject: Subject, point: Point, dys: list[Array]) -> None:
         self.subject, self.point, self.dys = subject, point, dys
-        self.grads = subject.gradients(point, dys)
         self.value, self.size = subject.objective(point, dys)
+        try:
+            self.grads = subject.gradients(point, dys)
+        except Exception as error:  # whatever a user's own backward pass may raise; forward has just gone well
+            raise _WrongError(f"it raises {type(error).__name__}: {' '.join(str(error).split())}") from error
 
     def slope(self, names: list[str], tolerance: float, rng: np.random.Generator) -> Slope | None:
         """Compare along one direction that moves the named arrays; None where nothing depends on a saved tensor."""
