@@ -25,9 +25,9 @@ Schema = dict[str, Any]
 _REFERENCE: Schema = {"$ref": "#/$defs/reference"}
 _REFERENCE_TEXT: Schema = {"type": "string", "pattern": r"^\$\{[A-Za-z_][A-Za-z0-9_]*(:[^}]*)?\}$"}
 
-#: `$channels * 2` may stand for any value inside of a defined block.
+#: `$channels * 2` may stand for any value inside of a defined block, as `${VAR}` may.
 _EXPRESSION: Schema = {"$ref": "#/$defs/expression"}
-_EXPRESSION_TEXT: Schema = {"type": "string", "pattern": r"\$[A-Za-z_]"}
+_EXPRESSION_TEXT: Schema = {"type": "string", "anyOf": [_REFERENCE, {"pattern": r"\$[A-Za-z_]"}]}
 
 _BLOCK_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
@@ -81,12 +81,13 @@ class _Schemas:
 
     def __init__(self, kinds: Kinds, blocks: bool = False) -> None:
         self.kinds, self.blocks = kinds, blocks
+        self.text = _EXPRESSION if blocks else _REFERENCE  #: what may stand for a scalar
         self.definitions: dict[str, Schema] = {}
 
     def argument(self, argument: Argument) -> Schema:
         """The schema of one option, with its default."""
         schema = dict(self.annotation(argument.annotation))
-        if self.blocks:
+        if self.blocks and _EXPRESSION not in schema.get("anyOf", []):
             schema = {"anyOf": [schema, _EXPRESSION]}
         if isinstance(argument.default, str | bool | int | float):
             schema["default"] = argument.default
@@ -121,7 +122,7 @@ class _Schemas:
         schema = leaf(annotation).json_schema()
         if schema.get("type") == "null":
             return schema
-        return {"anyOf": [schema, _REFERENCE, *([_EXPRESSION] if self.blocks else [])]}
+        return {"anyOf": [schema, self.text]}
 
     def component(self, registry: Registry[Any], entry: bool) -> Schema:
         """One component of a registry: its name, or a mapping; in a list, the short forms too."""
@@ -129,9 +130,9 @@ class _Schemas:
         if key not in self.definitions:
             self.definitions[key] = {}  # a placeholder: containers refer to themselves
             bare = [name for name in registry if not any(o.required for o in options_of(registry[name]).values())]
-            forms: list[Schema] = [{"type": "string", "anyOf": [{"enum": bare}, _REFERENCE]}]
+            forms: list[Schema] = [{"type": "string", "anyOf": [{"enum": bare}, self.text]}]
             if self.blocks and registry.base is self.kinds.layer:
-                forms[0]["anyOf"] += [_EXPRESSION, self.block_name()]
+                forms[0]["anyOf"].append(self.block_name())
                 forms += self.uses(entry)
             for name in registry:
                 forms.append(self.typed(registry, name, entry))
