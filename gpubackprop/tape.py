@@ -120,7 +120,7 @@ class Tape:
         samples: Array | None = None,
         written: set[Param] | None = None,
         cache: dict[str, Any] | None = None,
-        carry: dict[str, Any] | None = None,
+        carry: dict[str, list[Array]] | None = None,
     ) -> None:
         self.backend, self.training, self.recording = backend, training, recording
         self.seed, self.step, self.samples = seed, step, samples

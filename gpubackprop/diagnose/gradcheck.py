@@ -179,40 +179,6 @@ class _Place:
         return compare(f, claimed, scale=max(length, 1e-7 * self.size), size=self.size, tolerance=tolerance)
 
 
-class _Place:
-    """A point at which slopes are compared: what the backward pass says there, and the objective's value."""
-
-    def __init__(self, subject: Subject, point: Point, dys: list[Array]) -> None:
-        self.subject, self.point, self.dys = subject, point, dys
-        self.value, self.size = subject.objective(point, dys)
-        try:
-            self.grads = subject.gradients(point, dys)
-        except Exception as error:  # whatever a user's own backward pass may raise; forward has just gone well
-            raise _WrongError(f"it raises {type(error).__name__}: {' '.join(str(error).split())}") from error
-
-    def slope(self, names: list[str], tolerance: float, rng: np.random.Generator) -> Slope | None:
-        """Compare along one direction that moves the named arrays; None where nothing depends on a saved tensor."""
-        here, grads = self.point, self.grads
-        assert grads is not None, "it had gradients at the start"
-        directions = {name: _size(here[name]) * rng.normal(size=here[name].shape) for name in names}
-        for name in names:
-            if grads[name].shape != here[name].shape:
-                raise _WrongError(f"d{name} has shape {grads[name].shape}, but must have {here[name].shape}")
-            fixed = self.subject.params[name].fixed if name in self.subject.params else None
-            if fixed is not None:
-                directions[name][fixed] = 0
-
-        def f(t: float) -> float:
-            moved = {name: here[name] + t * directions[name] for name in names}
-            return self.subject.objective(here | moved, self.dys)[0] if t else self.value
-
-        claimed = float(sum((grads[name] * directions[name]).sum() for name in names))
-        length = float(np.sqrt(sum(np.square(grads[name] * _size(here[name])).sum() for name in names)))
-        if names[0].startswith("saved ") and not length and f(0.5) == self.value:
-            return None
-        return compare(f, claimed, scale=max(length, 1e-7 * self.size), size=self.size, tolerance=tolerance)
-
-
 def _compare(finding: Finding, subject: Subject, tolerance: float, rng: np.random.Generator) -> None:
     dys = subject.draw(subject.point, rng)
     start = _Place(subject, subject.point, dys)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from gpubackprop.backend import HostArray
+from gpubackprop.backend import Array, HostArray
 from gpubackprop.backend.philox import stream_of
 from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.init import normal, uniform, zeros
@@ -132,7 +132,7 @@ class Recurrent(Layer):
         y, ends = self.run(x, self._start(x, (store or {}).get(key)))
         if store is not None:
             # Copies: they outlive the step's memory, and as arrays they are constants to the next one.
-            store[key] = [tuple(each.value.copy() for each in state) for state in ends]
+            store[key] = [each.value.copy() for state in ends for each in state]
         if not self.last:
             return y
         top = [state[0] for state in ends[-len(self.directions) :]]
@@ -165,10 +165,10 @@ class Recurrent(Layer):
             x = ys[0] if len(ys) == 1 else _beside(*ys)
         return x, ends
 
-    def _start(self, x: Tensor, kept: list[State] | None) -> list[State] | None:
+    def _start(self, x: Tensor, kept: list[Array] | None) -> list[State] | None:
         """The states kept from before, unless of another batch size; else h from `initial`; else None, zeros."""
-        if kept is not None and kept[0][0].shape[0] == x.shape[0]:
-            return kept
+        if kept is not None and kept[0].shape[0] == x.shape[0]:
+            return [tuple(kept[i : i + self.states]) for i in range(0, len(kept), self.states)]
         if self.initial is None:
             return None
         return [(x.tape.saved[self.initial], *[None] * (self.states - 1))] * self.num_layers

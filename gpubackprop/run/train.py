@@ -130,23 +130,23 @@ class _Training:
         config, training, stopping = plan.config, plan.config.training, plan.config.training.early_stopping
         self.optimizer: Optimizer = config.optimizer.build(plan.model.parameters())
         params, noise, ema = plan.model.parameters(), training.gradient_noise, training.ema
-        self.average = WeightAverage(params, ema.decay, ema.warmup) if ema else None
-        self.state = checkpoint.load(last, plan.model, self.optimizer, self.average) if last else State()
+        self.step = TrainStep(
+            plan.model,
+            plan.loss,
+            self.optimizer,
+            training.clip_norm,
+            training.clip_value,
+            GradientNoise(params, noise.eta, noise.gamma, config.seed) if noise else None,
+            WeightAverage(params, ema.decay, ema.warmup) if ema else None,
+        )
+        self.state = checkpoint.load(last, self.step) if last else State()
         self.state.finished = False
         self.resumed_at = self.state.step if last else None
         self.log, self.metrics, self.bar = LogFile(directory), MetricsFile(directory), Progress()
         self.tensorboard = TensorBoard(directory, self.resumed_at)
         self.signals = Signals()
         self.trainer = Trainer(
-            TrainStep(
-                plan.model,
-                plan.loss,
-                self.optimizer,
-                training.clip_norm,
-                training.clip_value,
-                GradientNoise(params, noise.eta, noise.gamma, config.seed) if noise else None,
-                self.average,
-            ),
+            self.step,
             config.schedule.build(plan.total_steps) if config.schedule else Constant(plan.total_steps),
             prepared.train,
             total_steps=plan.total_steps,
@@ -176,7 +176,7 @@ class _Training:
         keep = self.plan.config.training.checkpoint.keep
         if name.startswith("step-") and not keep:
             return
-        checkpoint.save(self.directory.checkpoints / name, self.plan.model, self.optimizer, self.state, self.average)
+        checkpoint.save(self.directory.checkpoints / name, self.step, self.state)
         checkpoint.prune(self.directory.checkpoints, keep)
 
     def run(self, *lines: str) -> Run:

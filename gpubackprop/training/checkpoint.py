@@ -22,32 +22,33 @@ from typing import Any
 from gpubackprop.backend import HostArray
 from gpubackprop.errors import CheckpointError
 from gpubackprop.nn.layer import Layer
-from gpubackprop.optim import Optimizer, WeightAverage
 from gpubackprop.parameters import Param
 from gpubackprop.registry import did_you_mean
+from gpubackprop.training.step import TrainStep
 from gpubackprop.training.trainer import State
 
 FORMAT = 1
-
-
 RAW = "raw."  #: before the keys of the weights themselves, where model.safetensors holds their average
+CARRY = "carry."  #: before the keys of states that stateful layers hand on from step to step
 
 
-def save(folder: Path, model: Layer, optimizer: Optimizer, state: State, average: WeightAverage | None = None) -> None:
+def save(folder: Path, step: TrainStep, state: State) -> None:
     """Write a checkpoint; whoever reads meanwhile, or after a crash, finds the old one or the new one whole."""
     from safetensors.numpy import save_file
 
     aside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    weights, updates = model.state_dict(), optimizer.state_dict()
+    model, average = step.model, step.average
+    weights, updates = model.state_dict(), step.optimizer.state_dict()
+    updates |= {f"{CARRY}{key}": array for key, array in step.carried().items()}
     if average is not None:
         updates |= {RAW + key: weights[key] for key, a in model.built.stored.items() if isinstance(a, Param)}
         with average.swapped():
             weights = model.state_dict()
     save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
     save_file(updates, aside / "optimizer.safetensors", metadata={"format": "pt"})
-    text = {"format": FORMAT, "optimizer_steps": optimizer.steps, **asdict(state)}
+    text = {"format": FORMAT, "optimizer_steps": step.optimizer.steps, **asdict(state)}
     (aside / "state.json").write_text(json.dumps(text, indent=1))
     for file in aside.iterdir():
         _flush(file)
@@ -92,22 +93,29 @@ def load_model(folder: Path, model: Layer) -> None:
         model.load_state_dict(_tensors(path))
 
 
-def load(folder: Path, model: Layer, optimizer: Optimizer, average: WeightAverage | None = None) -> State:
-    """Copy a checkpoint into a built model, its optimizer and average, and return the state of the run."""
+def load(folder: Path, step: TrainStep) -> State:
+    """Copy a checkpoint into a step's model, optimizer and average, and return the state of the run."""
     state, steps = _state(folder)
+    model, average = step.model, step.average
     load_model(folder, model)
     path = folder / "optimizer.safetensors"
     with _naming(path):
         saved = _tensors(path)
-        raw = {key.removeprefix(RAW): saved[key] for key in saved if key.startswith(RAW)}
-        optimizer.load_state_dict({key: saved[key] for key in saved if not key.startswith(RAW)}, steps)
+        raw, carried = _under(RAW, saved), _under(CARRY, saved)
+        updates = {key: array for key, array in saved.items() if not key.startswith((RAW, CARRY))}
+        step.optimizer.load_state_dict(updates, steps)
         if (average is not None) != bool(raw):
             averaged, now = ("with", "without") if raw else ("without", "with")
             raise CheckpointError(f"was written {averaged} training.ema and cannot be gone on from {now} it")
         if average is not None:
             average.value[...] = average.params.master
             model.load_state_dict(model.state_dict() | raw)
+        step.carry_on(carried)
     return state
+
+
+def _under(prefix: str, saved: Mapping[str, HostArray]) -> dict[str, HostArray]:
+    return {key.removeprefix(prefix): array for key, array in saved.items() if key.startswith(prefix)}
 
 
 def load_state(folder: Path) -> State:

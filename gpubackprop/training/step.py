@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpubackprop.backend import Array, Backend
+from gpubackprop.backend import Array, Backend, HostArray
 from gpubackprop.errors import UsageError
 from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.loss import Loss
@@ -54,7 +54,8 @@ class TrainStep:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.clip_norm, self.clip_value, self.noise, self.average = clip_norm, clip_value, noise, average
         self.grad_norm: Array | None = None
-        self.carries: list[dict[str, Any]] = []  #: states of stateful layers after the last step, by micro-batch
+        #: States of stateful layers after the last step, by micro-batch.
+        self.carries: list[dict[str, list[Array]]] = []
         self._backend = model.built.backend
         self._update = self._backend.capture(self.update)
         self._number = self._backend.from_host(np.zeros((), np.uint64))
@@ -87,6 +88,24 @@ class TrainStep:
         for tape in tapes:
             tape.apply_effects()
         return self._backend.xp.asarray(losses / weight)  # a 0-d array, where NumPy gives a scalar
+
+    def carried(self) -> dict[str, HostArray]:
+        """The states that stateful layers hand on, for a checkpoint: NumPy arrays by micro-batch, layer and number."""
+        to_host = self._backend.to_host
+        return {
+            f"{number}.{key}.{place}": to_host(array)
+            for number, carry in enumerate(self.carries)
+            for key, arrays in carry.items()
+            for place, array in enumerate(arrays)
+        }
+
+    def carry_on(self, carried: Mapping[str, HostArray]) -> None:
+        """Go on with the states that `carried` gave."""
+        self.carries = []
+        for name in sorted(carried, key=lambda name: int(name.rpartition(".")[2])):
+            (number, _, rest), array = name.partition("."), self._backend.from_host(carried[name])
+            self.carries += [{} for _ in range(int(number) + 1 - len(self.carries))]
+            self.carries[int(number)].setdefault(rest.rpartition(".")[0], []).append(array)
 
     def gradient(
         self, batches: Sequence[Batch], before: Sequence[dict[str, Any]]

@@ -119,6 +119,8 @@ class Trainer:
         """Train to the end. Raises DivergedError; returns early, `finished` unset, where a signal came."""
         state = self.state
         for batches in self.batches():
+            if state.step % self.steps_per_epoch == 0:
+                self.step.carries.clear()  # the data begins again, and what came before it is not its past
             self.set_rate()
             self._pending.append(self.step(batches))
             state.step += 1

@@ -178,19 +178,19 @@ def test_a_stateful_layer_goes_on_where_it_ended_without_a_gradient_into_the_pas
     x, dy = rng.normal(size=(2, 6, 5)), rng.normal(size=(2, 4, 3))
     whole, carry = run(layer, x), {}
     first = run(layer, x[:, :2], carry=carry)
-    kept = {key: [tuple(map(np.copy, state)) for state in states] for key, states in carry.items()}
+    kept = {key: [a.copy() for a in arrays] for key, arrays in carry.items()}
     second, grads = run(layer, x[:, 2:], dy=dy, carry=carry)
     np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole, rtol=1e-12)
 
     (start,) = kept.values()  # constants, so the gradient is that of the second piece alone
     tensor = on_tape(layer, x[:, 2:])
-    y, _ = layer.run(tensor, start)
+    y, _ = layer.run(tensor, [start[i : i + layer.states] for i in range(0, len(start), layer.states)])
     layer.parameters().grad[...] = 0
     tensor.tape.backward(weighted_sum(y, dy))
     for segment in layer.parameters().segments:
         np.testing.assert_array_equal(segment.param.grad, grads[f"d{segment.name}"])
 
-    assert all(isinstance(a, np.ndarray) and a.base is None for states in carry.values() for s in states for a in s)
+    assert all(isinstance(a, np.ndarray) and a.base is None for arrays in carry.values() for a in arrays)
     np.testing.assert_allclose(run(layer, x[:1], carry=carry), whole[:1], rtol=1e-12)  # another batch size: anew
 
 

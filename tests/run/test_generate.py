@@ -186,13 +186,9 @@ class TestRun:
         assert sum(word in WORDS for word in found) >= 16
         assert all(word.startswith("pan") for word in trained.generate("pan", samples=5))
 
-    def test_the_command(self, trained, capsys):
-        from gpubackprop.cli import main
-
+    def test_the_command(self, trained, gb):
         def run(*arguments):
-            with pytest.raises(SystemExit) as end:
-                main(["generate", str(trained.directory), *arguments])
-            return end.value.code, *capsys.readouterr()
+            return gb("generate", trained.directory, *arguments)
 
         code, out, _ = run("--prompt", "pa", "--temperature", "0")
         assert (code, out) == (0, trained.generate("pa", temperature=0)[0] + "\n")
@@ -200,7 +196,7 @@ class TestRun:
         assert (code, out.splitlines()) == (0, trained.generate("", 20, seed=5, samples=3, top_k=3, top_p=0.9))
         code, out, err = run("--prompt", "xyz")
         assert (code, out) == (2, "")
-        assert "'x'" in err
+        assert "'x'" in err[0]
         assert run("--top-p", "2")[0] == 2
 
     def test_a_run_that_is_no_language_model(self, data, tmp_path):

@@ -109,6 +109,43 @@ def test_resumed_is_uninterrupted(name, step, how, data, whole, stop_at, tmp_pat
     assert toy.traces(run.directory) == whole[name]
 
 
+def stream(folder):
+    """A stateful LSTM on a text: 5 batches of 4 rows an epoch, and one of the windows that are left."""
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 7)
+    rest = {
+        "data": {"type": "text", "path": str(folder / "text.txt"), "context": 11, "contiguous": True, "batch_size": 4},
+        "model": [
+            {"embedding": {"num_embeddings": 28, "embedding_dim": 6}},
+            {"lstm": {"hidden_size": 5, "num_layers": 2, "stateful": True}},
+            {"linear": 28},
+        ],
+        "metrics": [],
+        "training": {"steps": 14, "log_every": 1},
+    }
+    return toy.config(folder, **rest)
+
+
+@pytest.mark.parametrize("step", [4, 6, 9])
+def test_states_of_stateful_layers_go_on_too(step, stop_at, tmp_path):
+    gbp.train(stream(tmp_path), run_dir=tmp_path / "whole")
+    stop_at(step, kill if step == 9 else lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Killed if step == 9 else InterruptedRun):
+        gbp.train(stream(tmp_path), run_dir=tmp_path / "run")
+    gbp.resume(tmp_path / "run")
+    assert toy.traces(tmp_path / "run") == toy.traces(tmp_path / "whole")
+
+
+def test_states_of_stateful_layers_matter(tmp_path):
+    found = {}
+    for stateful in (True, False):
+        config = stream(tmp_path)
+        config["model"][1]["lstm"]["stateful"] = stateful
+        gbp.train(config, run_dir=tmp_path / str(stateful))
+        found[stateful] = [line["train/loss"] for line in toy.metrics(tmp_path / str(stateful)) if "train/loss" in line]
+    assert found[True][0] == found[False][0]
+    assert found[True][1] != found[False][1]
+
+
 def test_interrupted_twice(data, whole, stop_at, tmp_path):
     for step, begin in ((2, lambda: gbp.train(settings(data, CYCLE), run_dir=tmp_path)), (7, None)):
         stop_at(step, lambda: signal.raise_signal(signal.SIGTERM))

@@ -12,6 +12,7 @@ from gpubackprop import nn
 from gpubackprop.errors import CheckpointError
 from gpubackprop.optim import SGD, Adam, WeightAverage
 from gpubackprop.training import checkpoint
+from gpubackprop.training.step import TrainStep
 from gpubackprop.training.trainer import State
 
 
@@ -21,19 +22,24 @@ def network(size=3):
     return model, optimizer
 
 
+def step(model, optimizer, average=None):
+    return TrainStep(model, nn.CrossEntropyLoss(), optimizer, average=average)
+
+
 @pytest.fixture
 def saved(tmp_path):
     model, optimizer = network()
     model.parameters().grad[...] = 0.5
     optimizer.step()
-    checkpoint.save(tmp_path / "last", model, optimizer, State(step=7, losses=[0.5], best=0.25, schedule={"bad": 1}))
+    state = State(step=7, losses=[0.5], best=0.25, schedule={"bad": 1})
+    checkpoint.save(tmp_path / "last", step(model, optimizer), state)
     return tmp_path / "last", model, optimizer
 
 
 def test_everything_comes_back(saved):
     folder, model, optimizer = saved
     other, its_optimizer = network()
-    state = checkpoint.load(folder, other, its_optimizer)
+    state = checkpoint.load(folder, step(other, its_optimizer))
     assert state == State(step=7, losses=[0.5], best=0.25, schedule={"bad": 1})
     assert its_optimizer.steps == optimizer.steps == 1
     for mine, theirs in ((model, other), (optimizer, its_optimizer)):
@@ -51,23 +57,23 @@ def test_averaged_weights_and_what_training_goes_on_from(tmp_path):
     model, optimizer, average = tied()
     raw = model.state_dict()
     average.value[...] = 2 * model.parameters().master
-    checkpoint.save(tmp_path / "last", model, optimizer, State(), average)
+    checkpoint.save(tmp_path / "last", step(model, optimizer, average), State())
     other, *its = tied()
     checkpoint.load_model(tmp_path / "last", other)
     for key, array in raw.items():
         np.testing.assert_array_equal(other.state_dict()[key], 2 * array)
         np.testing.assert_array_equal(model.state_dict()[key], array)
-    checkpoint.load(tmp_path / "last", other, *its)
+    checkpoint.load(tmp_path / "last", step(other, *its))
     np.testing.assert_array_equal(its[1].value, average.value)
     for key, array in raw.items():
         np.testing.assert_array_equal(other.state_dict()[key], array)
     with pytest.raises(CheckpointError, match=r"was written with training\.ema and cannot be gone on from without it"):
-        checkpoint.load(tmp_path / "last", other, its[0])
+        checkpoint.load(tmp_path / "last", step(other, its[0]))
 
 
 def test_infinity_comes_back(tmp_path):
     model, optimizer = network()
-    checkpoint.save(tmp_path / "last", model, optimizer, State(best=float("-inf")))
+    checkpoint.save(tmp_path / "last", step(model, optimizer), State(best=float("-inf")))
     assert checkpoint.load_state(tmp_path / "last").best == float("-inf")
 
 
@@ -81,7 +87,7 @@ def test_a_crash_leaves_the_old_one_or_the_new_one(saved, crashes, monkeypatch):
         pass
 
     known = [7]
-    for step, renames in enumerate(crashes, start=8):
+    for count, renames in enumerate(crashes, start=8):
         left = renames
 
         def crashing(source, target):
@@ -93,13 +99,13 @@ def test_a_crash_leaves_the_old_one_or_the_new_one(saved, crashes, monkeypatch):
 
         monkeypatch.setattr(checkpoint.os, "rename", crashing)
         with contextlib.suppress(Crash):
-            checkpoint.save(folder, model, optimizer, State(step=step))
-        known.append(step)
+            checkpoint.save(folder, step(model, optimizer), State(step=count))
+        known.append(count)
         found = checkpoint.find(folder.parent, "last")
         assert checkpoint.load_state(found).step in known
-        checkpoint.load(found, *network())
+        checkpoint.load(found, step(*network()))
     monkeypatch.undo()
-    checkpoint.save(folder, model, optimizer, State(step=10))
+    checkpoint.save(folder, step(model, optimizer), State(step=10))
     assert checkpoint.load_state(checkpoint.find(folder.parent, "last")).step == 10
     assert [path.name for path in folder.parent.iterdir()] == ["last"]
 
@@ -124,17 +130,17 @@ def test_damage_is_named(saved, file, content, message):
     else:
         (folder / file).write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as error:
-        checkpoint.load(folder, *network())
+        checkpoint.load(folder, step(*network()))
     assert str(folder) in str(error.value)
 
 
 def test_another_model_or_optimizer_is_named(saved):
     folder, *_ = saved
     with pytest.raises(CheckpointError, match=r"last/model\.safetensors: 3\.\w+: shape"):
-        checkpoint.load(folder, *network(size=4))
+        checkpoint.load(folder, step(*network(size=4)))
     model, _ = network()
     with pytest.raises(CheckpointError, match=r"last/optimizer\.safetensors: the optimizer state does not fit SGD"):
-        checkpoint.load(folder, model, SGD(model.parameters(), momentum=0.9))
+        checkpoint.load(folder, step(model, SGD(model.parameters(), momentum=0.9)))
 
 
 def test_no_such_checkpoint(saved):
@@ -157,8 +163,8 @@ def test_where_a_run_goes_on(saved):
 
 
 def test_prune_keeps_the_newest(tmp_path):
-    for step in (5, 10, 100, 20):
-        (tmp_path / f"step-{step:08d}").mkdir()
+    for count in (5, 10, 100, 20):
+        (tmp_path / f"step-{count:08d}").mkdir()
     (tmp_path / "last").mkdir()
     checkpoint.prune(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step-00000020", "step-00000100"]
