@@ -1,7 +1,8 @@
-"""Every file in configs/ trains, on made-up data of its own shape. tests/config/test_package.py reads them."""
+"""Every file in configs/ trains, on made-up data of its own kind. tests/config/test_package.py reads them."""
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from gpubackprop.training.trainer import Trainer
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SHAPES = {"digits": (8, 8, 1), "idx": (28, 28, 1), "cifar": (32, 32, 3)}  #: of an image, by data source
+#: Data sources that make their samples themselves: fewer of them.
+MADE = {"synthetic": {"data.samples": 40, "data.test": 10}, "digit_scenes": {"data.samples": 40, "data.test": 10}}
 STEPS, BATCH, CLASSES = 2, 8, 10
 
 
@@ -29,17 +32,42 @@ class Losses(list):
         self.append(record["train/loss"])
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Files where the configs look for theirs, below GBP_DATA."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+
+    def write(path, lines):
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_text("".join(f"{line}\n" for line in lines))
+
+    def words(letters, count, longest):
+        return ["".join(rng.choice(list(letters), rng.integers(1, longest + 1))) for _ in range(count)]
+
+    lower = string.ascii_lowercase
+    write("names/names.txt", [lower[:13], lower[13:], *words(lower, 60, 15)])
+    signs = string.ascii_letters + " !$&',-.3:;?"
+    write("tinyshakespeare/input.txt", [signs, *words(signs, 200, 40)])
+    for name in ("train", "dev", "test"):
+        sentences = [" ".join(words("abc", 9, 2)) for _ in range(40)]
+        write(f"text-sst/stsa.binary.{name}", [f"{n % 2} {sentence}" for n, sentence in enumerate(sentences)])
+    days = np.arange("2001-01-01", "2001-12-31", dtype="datetime64[D]")
+    rows = [f"{day},{value:.1f}" for day, value in zip(days, rng.normal(10, 3, len(days)), strict=True)]
+    write("ts-univariate/daily-min-temperatures.csv", ["Date,Temp", *rows])
+    return root
+
+
 def images(source):
     """uint8 images of the source's shape, and their classes."""
-    assert source in SHAPES, f"say in SHAPES what an image of data source {source} looks like"
     labels = np.arange(40) % CLASSES
     return np.random.default_rng(0).integers(0, 256, (len(labels), *SHAPES[source]), np.uint8), labels
 
 
 def train(path, device):
     """Two steps of what `gpubackprop train` runs, and an evaluation: losses, evaluation, state dict."""
-    arrays = {"train": images(load_config(path).data.type)}
-    plan = make_plan(path, {"data.batch_size": BATCH}, arrays)
+    source = load_config(path).data.type
+    arrays = {"train": images(source)} if source in SHAPES else None
+    plan = make_plan(path, {"data.batch_size": BATCH} | MADE.get(source, {}), arrays)
     config, options = plan.config, plan.config.training
     data = prepare(plan.source, plan.options, seed=config.seed)
     model = plan.model.build(plan.info.input_shape, config.seed, device, config.precision)
@@ -61,7 +89,8 @@ def train(path, device):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_two_steps_on_the_cpu_and_on_the_strict_device_agree(path):
+def test_two_steps_on_the_cpu_and_on_the_strict_device_agree(path, folder, monkeypatch):
+    monkeypatch.setenv("GBP_DATA", str(folder))
     losses, validation, weights = train(path, "cpu")
     assert len(losses) == STEPS
     assert np.isfinite(losses).all()

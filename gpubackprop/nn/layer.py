@@ -130,22 +130,29 @@ class Layer:
         self.link({})
         if input_shape is not None:
             self.infer(*entry(input_shape))
-        stored: dict[str, Param | Buffer] = {}  # under every name
-        seen: dict[int, dict[str, Param | Buffer]] = {}
-        for path, layer in self.walk():
-            if id(layer) not in seen:
-                layer.path, layer.dtype = path, PRECISIONS[precision]
-                seen[id(layer)] = _declare(layer)
-            stored |= {f"{path}.{name}".lstrip("."): array for name, array in seen[id(layer)].items()}
-        first = {id(array): key for key, array in reversed(stored.items())}  # the first name wins
-        params = {key: p for key, p in stored.items() if isinstance(p, Param) and first[id(p)] == key}
         dtype = PRECISIONS[precision]
+        stored, params = self.declare(dtype)
         for array in stored.values():
             if isinstance(array, Buffer):
                 array.value = backend.from_host(np.full(array.shape, array.fill, array.dtype or dtype))
         symbols = any(layer.symbols for _, layer in self.walk())
         self._built = _Built(backend, Parameters(params, backend, dtype, seed), stored, seed, symbols)
         return self
+
+    def declare(self, dtype: Any = np.float32) -> tuple[dict[str, Param | Buffer], dict[str, Param]]:
+        """New arrays, without memory, for all layers: under every name, and the params under their first one.
+
+        Shapes must be settled, and references to other layers linked.
+        """
+        stored: dict[str, Param | Buffer] = {}
+        seen: dict[int, dict[str, Param | Buffer]] = {}
+        for path, layer in self.walk():
+            if id(layer) not in seen:
+                layer.path, layer.dtype = path, dtype
+                seen[id(layer)] = _declare(layer)
+            stored |= {f"{path}.{name}".lstrip("."): array for name, array in seen[id(layer)].items()}
+        first = {id(array): key for key, array in reversed(stored.items())}
+        return stored, {key: p for key, p in stored.items() if isinstance(p, Param) and first[id(p)] == key}
 
     @property
     def built(self) -> _Built:

@@ -198,7 +198,7 @@ class GPTBlock(_Block):
         num_heads: Positive,
         dropout: Fraction = 0.0,
         bias: bool = True,
-        mlp_ratio: PositiveFloat = 4,
+        mlp_ratio: PositiveFloat = 4.0,
         activation: Activation = "gelu",
         rotary: bool = False,
         rotary_base: PositiveFloat = 1e4,

@@ -22,7 +22,7 @@ from gpubackprop.nn.loss import Loss
 from gpubackprop.nn.norm import BatchNorm
 from gpubackprop.optim.group import check_patterns
 from gpubackprop.optim.plateau import Plateau
-from gpubackprop.parameters import Param, Parameters
+from gpubackprop.parameters import Parameters
 from gpubackprop.run import templates
 from gpubackprop.training.metric import Metric
 
@@ -262,12 +262,7 @@ class _Parts:
     def patterns(self, optimizer: Component | None) -> None:
         """Whether the patterns of an optimizer's groups match any param; the model's shapes are known."""
         assert self.model is not None
-        keys = [
-            f"{path}.{name}".lstrip(".")
-            for path, layer in self.model.walk()
-            for name, array in layer.arrays().items()
-            if isinstance(array, Param)
-        ]
+        keys = list(self.model.declare()[1])
         for component in optimizer.walk() if optimizer else ():
             # `adamw_for` of Muon holds patterns as a group's `match` does.
             for option in ("match", "adamw_for"):
