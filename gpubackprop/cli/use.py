@@ -85,7 +85,7 @@ def predict(
 @app.command()
 def generate(
     run_dir: RunArgument,
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What the text begins with.")] = "",
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What the text begins with, or what is answered.")] = "",
     tokens: Annotated[int, typer.Option(metavar="N", help="How many tokens to write at most.")] = 200,
     temperature: Annotated[float, typer.Option(help="Below 1: likelier tokens; 0: always the likeliest.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens.")] = None,

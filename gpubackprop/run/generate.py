@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from gpubackprop.backend import HostArray
 from gpubackprop.backend.philox import stream_of, uniform
 from gpubackprop.data.vocabulary import Vocabulary
 from gpubackprop.errors import UsageError
-from gpubackprop.nn.layer import Layer
+from gpubackprop.nn.layer import Layer, Shape
 from gpubackprop.tape import Tape
 
 
@@ -40,18 +40,59 @@ def generate(
 
     Raises UsageError for options out of range and for a prompt that cannot be written in the vocabulary.
     """
-    check_options(temperature, top_k, top_p, tokens, samples)
     boundary = vocabulary.boundary
     start = list(vocabulary.encode(prompt))
     if boundary is not None:
         start = [boundary, *start]
     # A stream has no beginning; a line's end is the best place to take one up.
     start = start or [int(vocabulary.encode("\n")[0]) if "\n" in vocabulary.tokens else 0]
+    ahead = _Ahead(model, context, boundary)
+    return _written(ahead, vocabulary, start, prompt, tokens, temperature, top_k, top_p, seed, samples)
+
+
+def translate(
+    model: Layer,
+    vocabulary: Vocabulary,
+    shapes: Mapping[str, Shape],
+    prompt: str,
+    tokens: int = 200,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    samples: int = 1,
+) -> Iterator[list[str]]:
+    """As `generate`, for a model that reads a text, `source` (S,), and writes another, `target` (T,).
+
+    The prompt is what is read; the texts are answers to it, of at most T tokens.
+    """
+    if vocabulary.boundary is None:
+        raise UsageError("the vocabulary has no boundary, so that nothing says where an answer begins and ends")
+    ahead = _Answer(model, vocabulary, shapes, prompt)
+    tokens = min(tokens, ahead.longest)
+    return _written(ahead, vocabulary, [vocabulary.boundary], "", tokens, temperature, top_k, top_p, seed, samples)
+
+
+def _written(
+    ahead: Callable[[HostArray], HostArray],
+    vocabulary: Vocabulary,
+    start: Sequence[int],
+    prompt: str,
+    tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    samples: int,
+) -> Iterator[list[str]]:
+    """The loop of both: `ahead` gives logits (N, V) for the token behind ids (N, T), which begin with `start`."""
+    check_options(temperature, top_k, top_p, tokens, samples)
+    boundary = vocabulary.boundary
     never = [number for number in (vocabulary.padding, vocabulary.unknown) if number is not None]
     ids = np.tile(np.asarray(start, np.int64), (samples, 1))  # (N, T)
     ended = np.zeros(samples, bool)
     yield [prompt] * samples
-    ahead = _Ahead(model, context, boundary)
     for number in range(tokens):
         logits = ahead(ids)
         logits[:, never] = -np.inf
@@ -131,6 +172,34 @@ class _Ahead:
         backend = self.model.built.backend
         y = self.model.forward(Tape(backend, cache=cache).input(backend.from_host(ids)))
         return backend.to_host(y.value).astype(np.float64)
+
+
+class _Answer:
+    """The logits of the next token of an answer, from the text that was read and the answer so far."""
+
+    def __init__(self, model: Layer, vocabulary: Vocabulary, shapes: Mapping[str, Shape], prompt: str) -> None:
+        read = vocabulary.encode(prompt)
+        (room,), (self.longest,) = shapes["source"], shapes["target"]
+        if not 1 <= len(read) <= room:
+            raise UsageError(f"the prompt has {len(read)} tokens; the model was trained on 1 to {room}")
+        self.model, self.padding = model, vocabulary.padding or 0
+        self.source = self._padded(read[None].astype(np.int64), room)
+
+    def __call__(self, ids: HostArray) -> HostArray:
+        """ids (N, T) -> (N, V) float64."""
+        backend = self.model.built.backend
+        count, last = len(ids), ids.shape[1] - 1
+        read, real = (np.repeat(array, count, axis=0) for array in self.source)
+        written, so_far = self._padded(ids, self.longest)
+        inputs = {"source": backend.from_host(read), "target": backend.from_host(written)}
+        masks = {"source": backend.from_host(real), "target": backend.from_host(so_far)}
+        y = self.model.forward(Tape(backend).input(inputs, mask=masks))
+        return backend.to_host(y.value)[:, last].astype(np.float64)
+
+    def _padded(self, ids: HostArray, length: int) -> tuple[HostArray, HostArray]:
+        """ids (N, L) -> (N, length), and the mask of what is real."""
+        behind = ((0, 0), (0, length - ids.shape[1]))
+        return np.pad(ids, behind, constant_values=self.padding), np.pad(np.ones(ids.shape, bool), behind)
 
 
 def _continued(prompt: str, vocabulary: Vocabulary, ids: HostArray, boundary: int | None) -> str:

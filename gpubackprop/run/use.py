@@ -20,7 +20,7 @@ from gpubackprop.errors import CheckpointError, DataError, UsageError
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.layer import PRECISIONS, Layer
 from gpubackprop.run.directory import RunDirectory, read_metrics
-from gpubackprop.run.generate import generate
+from gpubackprop.run.generate import generate, translate
 from gpubackprop.training import checkpoint
 from gpubackprop.training.evaluate import evaluate as evaluate_model
 from gpubackprop.training.evaluate import outputs
@@ -102,14 +102,18 @@ class Run:
     def writing(
         self, prompt: str = "", tokens: int = 200, name: str | None = None, **options: Any
     ) -> Iterator[list[str]]:
-        """`generate`, token by token: the texts so far. Raises UsageError for a run that is no language model."""
+        """`generate`, token by token: the texts so far. Raises UsageError for a run that writes no text.
+
+        A model that reads one text and writes another answers the prompt.
+        """
         preprocessing, task = self.preprocessing, self.config.data.options.get("task", "language_model")
-        if preprocessing.vocabulary is None or task not in ("language_model", "next_token"):
-            kind = f"{self.config.data.type}, {task}" if preprocessing.vocabulary else self.config.data.type
+        vocabulary, shapes = preprocessing.vocabulary, preprocessing.input_shape
+        if vocabulary is not None and isinstance(shapes, dict) and set(shapes) == {"source", "target"}:
+            return translate(self.load(self.checkpoint(name)), vocabulary, shapes, prompt, tokens, **options)
+        if vocabulary is None or isinstance(shapes, dict) or task not in ("language_model", "next_token"):
+            kind = f"{self.config.data.type}, {task}" if vocabulary else self.config.data.type
             raise UsageError(f"{self.directory}: not a language model (its data is {kind}); train one on data of text")
-        ((context,), _) = preprocessing.single
-        model = self.load(self.checkpoint(name))
-        return generate(model, preprocessing.vocabulary, context, prompt, tokens, **options)
+        return generate(self.load(self.checkpoint(name)), vocabulary, shapes[0], prompt, tokens, **options)
 
     def _loader(self, split: str, path: str | None) -> Loader:
         config, dtype = self.config, PRECISIONS[self.config.precision]

@@ -203,3 +203,41 @@ class TestRun:
         run = gbp.train(toy.config(data, training={"epochs": 1}), run_dir=tmp_path / "run")
         with pytest.raises(UsageError, match="not a language model"):
             run.generate()
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    config = {
+        "name": "echo",
+        "device": "cpu",
+        "data": {"type": "synthetic", "task": "reverse", "length": 2, "samples": 500, "test": 20, "batch_size": 25},
+        "model": [
+            {"input": "source"},
+            {"embedding": {"num_embeddings": 28, "embedding_dim": 32}},
+            {"gru": {"hidden_size": 64, "last": True}},
+            {"save": "read"},
+            {"input": "target"},
+            {"embedding": {"num_embeddings": 28, "embedding_dim": 32}},
+            {"gru": {"hidden_size": 64, "initial": "read"}},
+            {"linear": 28},
+        ],
+        "loss": "cross_entropy",
+        "metrics": ["accuracy"],
+        "optimizer": {"type": "adam", "lr": 0.01},
+        "training": {"epochs": 25},
+    }
+    return gbp.train(config, run_dir=tmp_path_factory.mktemp("echo") / "run")
+
+
+class TestTranslation:
+    def test_answers_what_it_reads(self, translator):
+        words = ["ab", "zx", "qu", "mn", "no", "k", "t", "ee"]
+        answers = [translator.generate(word, temperature=0)[0] for word in words]
+        assert sum(answer == word[::-1] for answer, word in zip(answers, words, strict=True)) >= 6, answers
+        assert len(translator.generate("ab", samples=3)) == 3
+
+    def test_a_prompt_that_is_too_long_or_empty(self, translator):
+        with pytest.raises(UsageError, match="the prompt has 3 tokens; the model was trained on 1 to 2"):
+            translator.generate("abc")
+        with pytest.raises(UsageError, match="the prompt has 0 tokens"):
+            translator.generate()
