@@ -31,8 +31,9 @@ def init(
     if template is None:
         if output is not None:
             raise UsageError(f"-o needs a TEMPLATE to write; known: {', '.join(templates.names())}")
+        width = max(map(len, templates.names()))
         for name in templates.names():
-            print(f"{name:<16} {templates.describe(name)}")
+            print(f"{name:<{width}}  {templates.describe(name)}")
         return
     text = templates.path(template).read_text()
     target = output or Path(f"{template}.yaml")
