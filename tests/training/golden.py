@@ -4,30 +4,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gpubackprop.config import Component, Config, load_config
 from gpubackprop.nn import Layer, Sequential
+from gpubackprop.nn.layer import Shapes
 from gpubackprop.optim import optimizers
 from gpubackprop.training.step import TrainStep
+from tests.training.golden_data import Array, Batch, Draw, images, lines, scenes, sentences, stream, translation
 
-STEPS, CLASSES = 20, 10
+STEPS = 20
 FOLDER = Path(__file__).parent / "goldens"
 SEED = 1
 
-Array = npt.NDArray[Any]
-Batch = tuple[Array, Array]  #: images (N, H, W, C) in float64, classes (N,)
 
-#: By model: its config, and the shape of an image.
+@dataclass(frozen=True)
+class Model:
+    """A model of a config, and data that fit it.
+
+    shape    of an input sample, or of several by name
+    changes  options by type of layer: fewer of something, for the time it takes
+    """
+
+    config: str
+    shape: Shapes
+    draw: Draw
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
 MODELS = {
-    "mlp": ("digits_mlp", (8, 8, 1)),
-    "cnn": ("fashion_cnn", (28, 28, 1)),
-    "resnet20": ("cifar_resnet20", (32, 32, 3)),
+    "mlp": Model("digits_mlp", (8, 8, 1), images(8, 8, 1)),
+    "cnn": Model("fashion_cnn", (28, 28, 1), images(28, 28, 1)),
+    "resnet20": Model("cifar_resnet20", (32, 32, 3), images(32, 32, 3)),
+    "unet": Model("unet", (16, 16, 1), scenes(16, 16, classes=11)),
+    "names_gpt": Model("names_gpt", (7,), lines(7, 27), {"repeat": {"times": 2}}),
+    "tied_gpt": Model("shakespeare_gpt", (8,), stream(8, 65), {"repeat": {"times": 2}}),
+    "lstm": Model("shakespeare_lstm", (9,), stream(9, 65), {"lstm": {"hidden_size": 80}}),
+    "text_cnn": Model("text_cnn", (8,), sentences(8, 60), {"embedding": {"num_embeddings": 60}}),
+    "translate": Model("transformer_translate", {"source": (6,), "target": (5,)}, translation(6, 5, 28)),
 }
 #: The optimizer that a config does not use.
 OTHER: Mapping[str, Mapping[str, Any]] = {
@@ -60,11 +78,12 @@ class Golden:
     @property
     def config(self) -> Config:
         """The config that the model comes from."""
-        return load_config(Path(__file__).parents[2] / "configs" / f"{MODELS[self.model][0]}.yaml")
+        return load_config(Path(__file__).parents[2] / "configs" / f"{MODELS[self.model].config}.yaml")
 
     def layers(self) -> list[Component]:
         """The config's layers without dropout, in which PyTorch draws other numbers."""
-        return [layer for layer in self.config.model if layer.type != "dropout"]
+        found: list[Component] = without_dropout(list(self.config.model), MODELS[self.model].changes)
+        return found
 
     def optimizer_options(self) -> dict[str, Any]:
         """PyTorch's names, which are ours too."""
@@ -72,12 +91,20 @@ class Golden:
         return {**(own.options if own.type == self.optimizer else OTHER[self.optimizer]), **self.options}
 
     def batches(self, step: int) -> list[Batch]:
-        """The micro-batches of a step: images of order one around a constant image for each class."""
-        shape = MODELS[self.model][1]
-        means = np.random.default_rng(0).normal(size=(CLASSES, *shape))
-        rng = np.random.default_rng([1, step])
-        labels = [rng.integers(0, CLASSES, size) for size in self.sizes]
-        return [(0.5 * means[label] + rng.normal(size=(len(label), *shape)), label) for label in labels]
+        """The micro-batches of a step."""
+        return MODELS[self.model].draw(np.random.default_rng([1, step]), self.sizes)
+
+
+def without_dropout(value: Any, changes: Mapping[str, Mapping[str, Any]]) -> Any:
+    """A component, or lists of them, without dropout at any depth, and with other options by type."""
+    if isinstance(value, list):
+        layers = [each for each in value if getattr(each, "type", None) != "dropout"]
+        return [without_dropout(each, changes) for each in layers]
+    if not isinstance(value, Component):
+        return value
+    options = {name: without_dropout(each, changes) for name, each in value.options.items()}
+    none = {"dropout": 0.0} if "dropout" in options else {}
+    return replace(value, options={**options, **none, **changes.get(value.type, {})})
 
 
 @dataclass
@@ -95,17 +122,31 @@ class Training:
 
 
 GOLDENS = [
-    *(Golden(model, optimizer) for model in MODELS for optimizer in ("sgd", "adamw")),
+    *(Golden(model, optimizer) for model in ("mlp", "cnn", "resnet20") for optimizer in ("sgd", "adamw")),
     Golden("mlp", "sgd", options={"nesterov": True}),
     Golden("mlp", "adamw", sizes=(5, 1, 2)),
     Golden("cnn", "adamw", sizes=(5, 3)),
     Golden("cnn", "sgd", clip_norm=0.5),
+    Golden("unet", "sgd", sizes=(2,)),
+    Golden("unet", "adamw", sizes=(2,)),
+    Golden("names_gpt", "sgd", sizes=(3, 2)),
+    Golden("names_gpt", "adamw", sizes=(4,), clip_norm=1.0),
+    Golden("tied_gpt", "sgd", sizes=(4,), clip_norm=1.0),
+    Golden("tied_gpt", "adamw", sizes=(4,), clip_norm=1.0),
+    Golden("lstm", "sgd", sizes=(3, 2), clip_norm=0.1),
+    Golden("lstm", "adamw", sizes=(4,), clip_norm=0.1),
+    Golden("text_cnn", "sgd", sizes=(4,)),
+    Golden("text_cnn", "adamw", sizes=(3, 2)),
+    Golden("translate", "sgd", sizes=(4,)),
+    Golden("translate", "adamw", sizes=(3, 2), clip_norm=1.0),
 ]
 
 
 def build(row: Golden, precision: str = "float64", device: str = "cpu") -> Layer:
     """The row's model with its starting weights, a function of SEED."""
-    return Sequential(*(layer.build() for layer in row.layers())).build(MODELS[row.model][1], SEED, device, precision)
+    return Sequential(*(layer.build() for layer in row.layers())).build(
+        MODELS[row.model].shape, SEED, device, precision
+    )
 
 
 def train(row: Golden, precision: str = "float64", steps: int = STEPS, device: str = "cpu") -> Training:
@@ -115,8 +156,7 @@ def train(row: Golden, precision: str = "float64", steps: int = STEPS, device: s
     step = TrainStep(model, row.config.loss.build(), optimizer, clip_norm=row.clip_norm)
     losses = []
     for number in range(steps):
-        batches = [{"inputs": x, "targets": target} for x, target in row.batches(number)]
-        losses.append(float(model.built.backend.to_host(step(batches))))
+        losses.append(float(model.built.backend.to_host(step(row.batches(number)))))
     return Training(losses, model.state_dict())
 
 
@@ -129,7 +169,9 @@ def summary(array: Array) -> Array:
 def start(row: Golden) -> dict[str, Any]:
     """What the recorded losses depend on, beside the code: the optimizer's options, the loss's, and the weights."""
     weights = np.concatenate([value.ravel() for value in build(row).state_dict().values()])
-    return {"optimizer": row.optimizer_options(), "loss": row.config.loss.options, "weights": summary(weights).tolist()}
+    options = {"optimizer": row.optimizer_options(), "loss": row.config.loss.options}
+    read: dict[str, Any] = json.loads(json.dumps(options))  # tuples are lists then, as in the recorded ones
+    return {**read, "weights": summary(weights).tolist()}
 
 
 def read_recorded(model: str) -> dict[str, Any]:
