@@ -86,6 +86,30 @@ def test_output_gradients_and_state_equal_pytorch(spec, training):
         np.testing.assert_allclose(ours[key], a, rtol=1e-10, atol=1e-12, err_msg=key)
 
 
+@pytest.mark.oracle
+@each_row
+def test_a_fresh_layer_takes_pytorchs_own_state(spec):
+    torch = pytest.importorskip("torch", reason="PyTorch, the [oracle] extra, is not installed", exc_type=ImportError)
+    rng = np.random.default_rng(zlib.crc32(spec.name.encode()))
+    torch.manual_seed(int(rng.integers(2**31)))
+    module = spec.torch().double().eval()
+    for array in module.state_dict().values():  # norm weights of one and biases of zero would hide mistakes here too
+        array += torch.tensor(rng.integers(1, 9) if array.ndim == 0 else rng.random(size=tuple(array.shape)) / 4)
+    state = module.state_dict()
+    layer = spec.layer().build(spec.shape, seed=2, precision="float64")
+    layer.load_state_dict(state)
+
+    shape = (BATCH, *spec.shape)
+    x = rng.integers(0, spec.symbols, shape) if spec.symbols else rng.normal(size=shape)
+    there = torch.tensor(x).movedim(-1, 1) if spec.channels_first else torch.tensor(x)
+    with torch.no_grad():
+        theirs = module(there)
+    theirs = theirs.movedim(1, -1) if spec.channels_first and theirs.ndim > 2 else theirs
+    assert_close({"y": layer(x)}, {"y": theirs.numpy()}, 1e-10)
+    for key, array in layer.state_dict().items():
+        np.testing.assert_array_equal(array, state[key].numpy(), err_msg=key)
+
+
 @in_training
 @each_row
 def test_gradient_along_a_random_direction(spec, training):

@@ -209,7 +209,8 @@ class TextCNN(nn.ModuleList):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(N, T) -> (N, 2)."""
-        embed, branches, head = self
+        parts: Any = self
+        embed, branches, head = parts
         words, real = (embed(x) * mask[..., None]).transpose(1, 2), mask[:, None]
         found = []
         for (conv,) in branches:
@@ -225,7 +226,12 @@ class Translator(nn.ModuleDict):
 
     def __init__(self, start: State) -> None:
         vocabulary, width = start["read.weight"].shape
-        options = {"batch_first": True, "norm_first": True, "dropout": 0.0, "dim_feedforward": 2 * width}
+        options: dict[str, Any] = {
+            "batch_first": True,
+            "norm_first": True,
+            "dropout": 0.0,
+            "dim_feedforward": 2 * width,
+        }
         encoder = {key: nn.TransformerEncoderLayer(width, 4, **options) for key in ("3", "4")}
         decoder = {key: nn.TransformerDecoderLayer(width, 4, **options) for key in ("10", "11")}
         read, write = (nn.Embedding(vocabulary, width) for _ in range(2))

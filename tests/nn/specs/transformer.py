@@ -182,7 +182,7 @@ def _learned_position(width, length):
         class Module(torch.nn.Module):
             def __init__(self):
                 super().__init__()
-                self.weight = torch.nn.Parameter(torch.empty(length, width))
+                self.weight = torch.nn.Parameter(torch.randn(length, width))
 
             def forward(self, x):
                 return x + self.weight[: x.shape[1]]
