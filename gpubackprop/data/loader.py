@@ -44,6 +44,7 @@ class Loader:
         shuffle: bool = False,
         drop_last: bool = False,
         reconstruct: bool = False,
+        accumulate: int = 1,
     ) -> None:
         if not len(split):
             raise DataError("a split has no samples")
@@ -56,6 +57,7 @@ class Loader:
         self.transforms, self.augment = list(transforms), list(augment)
         self.shuffle, self.drop_last = shuffle, drop_last
         self.reconstruct = reconstruct  # the targets are the inputs, as the model gets them
+        self.accumulate = accumulate  # batches that make one step, each of which hands on states of its own
         self._latest: tuple[int, Rows] | None = None
 
     def __len__(self) -> int:
@@ -73,7 +75,7 @@ class Loader:
         if latest is None or latest[0] != epoch:
             count = len(self.split)
             if self.split.contiguous:
-                order = streams(count, self.batch_size)
+                order = streams(count, self.batch_size * self.accumulate)
             else:
                 order = permutation(count, self.seed, "data.order", epoch) if self.shuffle else np.arange(count)
             self._latest = latest = (epoch, order)
@@ -117,7 +119,8 @@ class Loader:
 def streams(count: int, batch_size: int) -> Rows:
     """Order of consecutive pieces (N,) in which row r of each whole batch goes on with the r-th stream.
 
-    What does not fill the streams evenly comes last, as a smaller batch.
+    What does not fill the streams evenly comes last, as a smaller batch. Where several batches accumulate to one step,
+    `batch_size` is that of the step: each micro-batch has rows of its own, as in the large batch.
     """
     length = count // batch_size
     even = np.arange(length * batch_size).reshape(batch_size, length).T

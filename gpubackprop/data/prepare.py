@@ -83,11 +83,12 @@ def prepare(
     seed: int = 0,
     dtype: npt.DTypeLike = np.float32,
     preprocessing: Preprocessing | None = None,
+    accumulate: int = 1,
 ) -> Data:
     """Reads the source, holds out the validation samples and fits the transforms on the training samples.
 
     With the `preprocessing` of an earlier run its transforms are used as they were fitted then. The training loader
-    shuffles by (seed, epoch); the others keep the order of the data.
+    shuffles by (seed, epoch); the others keep the order of the data. `accumulate` batches of it make one step.
     """
     source = _dividing(source if preprocessing is None else source.after(preprocessing), options)
     info = _check(source, options)
@@ -110,6 +111,7 @@ def prepare(
         shuffle=options.shuffle,
         drop_last=options.drop_last,
         reconstruct=reconstruct,
+        accumulate=accumulate,
     )
     validation, test = (
         None

@@ -105,7 +105,12 @@ def _ready(plan: Plan, preprocessing: Preprocessing | None) -> tuple[Data, str, 
     """The data, the device in words, what was checked in plugins; where several are at fault, the device comes last."""
     config = plan.config
     prepared = data_floor.prepare(
-        plan.source, plan.options, seed=config.seed, dtype=PRECISIONS[config.precision], preprocessing=preprocessing
+        plan.source,
+        plan.options,
+        seed=config.seed,
+        dtype=PRECISIONS[config.precision],
+        preprocessing=preprocessing,
+        accumulate=config.training.accumulate,
     )
     checked = check_plugins(plan, prepared.train)
     _, chosen = choose(config.device)

@@ -145,6 +145,15 @@ def test_contiguous_samples_go_on_row_by_row(count: int, size: int):
     assert (np.diff(whole, axis=0) == 1).all()
 
 
+def test_micro_batches_of_contiguous_samples_are_rows_of_the_large_batch():
+    split = Split(np.arange(26)[:, None], np.arange(26), contiguous=True)
+    micro = [batch["targets"] for batch in Loader(split, 2, accumulate=3).batches(0)]
+    large = [batch["targets"] for batch in Loader(split, 6).batches(0)]
+    for step, batch in enumerate(large):
+        np.testing.assert_array_equal(np.concatenate(micro[3 * step : 3 * step + 3]), batch)
+    assert (micro[3] - micro[0] == 1).all()  # each goes on where it was one step ago
+
+
 def test_a_subset_of_overlapping_windows_copies_only_what_is_taken():
     windows = np.lib.stride_tricks.sliding_window_view(np.arange(2_000_000, dtype=np.int32), 100_000)
     batch = Loader(Split(windows, np.zeros(len(windows))), 2).batch(0, 5)  # 760 GB, if it were copied

@@ -146,6 +146,18 @@ def test_states_of_stateful_layers_matter(tmp_path):
     assert found[True][1] != found[False][1]
 
 
+def test_accumulating_states_is_the_large_batch(tmp_path):
+    weights = []
+    for size, accumulate in ((4, 1), (2, 2), (1, 4)):
+        config = stream(tmp_path) | {"precision": "float64"}
+        config["data"]["batch_size"] = size
+        config["training"] = {"steps": 5, "accumulate": accumulate}  # those of whole batches
+        weights.append(gbp.train(config, run_dir=tmp_path / str(size)).model.state_dict())
+    for other in weights[1:]:
+        for key, array in weights[0].items():
+            np.testing.assert_allclose(other[key], array, rtol=1e-9, atol=1e-12)
+
+
 def test_interrupted_twice(data, whole, stop_at, tmp_path):
     for step, begin in ((2, lambda: gbp.train(settings(data, CYCLE), run_dir=tmp_path)), (7, None)):
         stop_at(step, lambda: signal.raise_signal(signal.SIGTERM))
