@@ -104,6 +104,8 @@ def _read(path: Path, pre: Preprocessing, resize: bool, notes: list[str]) -> tup
         array = read_idx(path)
     else:
         return _read_image(path, pre, resize, notes)[None], [str(path)]
+    if not array.size:
+        raise DataError(f"{path}: an array of shape {array.shape} holds no samples")
     samples = _as_stored(_shaped(array, pre.single[0], path), pre, str(path), notes)
     return samples, [f"{path}[{index}]" for index in range(len(samples))]
 

@@ -10,7 +10,7 @@ from gpubackprop.data.digits import Digits
 from gpubackprop.data.source import Array, DataInfo, Source, Split, SplitName, sources
 from gpubackprop.data.split import held_out_count, hold_out
 from gpubackprop.errors import UsageError
-from gpubackprop.registry import Positive, Share
+from gpubackprop.registry import NonNegative, Positive, Share
 
 DIGIT, INK = 8, 64  #: pixels of a digit's side; how bright a pixel must be to belong to it
 BACKGROUND = "background"
@@ -35,7 +35,7 @@ class DigitScenes(Source):
         noise: Share = 0.2,
         samples: Positive = 2000,
         test: Positive = 400,
-        seed: int = 0,
+        seed: NonNegative = 0,
     ) -> None:
         if size < DIGIT * scale:
             raise UsageError(f"size must be at least {DIGIT * scale}, the side of a digit, {DIGIT} x scale")

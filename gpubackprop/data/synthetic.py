@@ -14,7 +14,7 @@ from gpubackprop.data.source import Array, DataInfo, Source, Split, SplitName, d
 from gpubackprop.data.vocabulary import BOUNDARY, PAD, Vocabulary
 from gpubackprop.data.windows import lines_shifted, padded
 from gpubackprop.errors import DataError, UsageError
-from gpubackprop.registry import Positive
+from gpubackprop.registry import NonNegative, Positive
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 COPIED, SYMBOLS, MARKER = 10, 8, 9  #: of the copying task: how many symbols, of how many kinds, and the call for them
@@ -39,7 +39,7 @@ class Synthetic(Source):
         samples: Positive = 10_000,
         length: Positive = 10,
         test: Positive = 1000,
-        seed: int = 0,
+        seed: NonNegative = 0,
     ) -> None:
         if task == "adding" and length < 2:
             raise UsageError("length must be at least 2 for adding, which marks two numbers")

@@ -87,7 +87,7 @@ def _written(
     samples: int,
 ) -> Iterator[list[str]]:
     """The loop of both: `ahead` gives logits (N, V) for the token behind ids (N, T), which begin with `start`."""
-    check_options(temperature, top_k, top_p, tokens, samples)
+    check_options(temperature, top_k, top_p, tokens, samples, seed)
     boundary = vocabulary.boundary
     never = [number for number in (vocabulary.padding, vocabulary.unknown) if number is not None]
     ids = np.tile(np.asarray(start, np.int64), (samples, 1))  # (N, T)
@@ -95,7 +95,7 @@ def _written(
     yield [prompt] * samples
     for number in range(tokens):
         logits = ahead(ids)
-        logits[:, never] = -np.inf
+        logits[:, never] = logits[:, len(vocabulary) :] = -np.inf
         draw = uniform(np, seed, stream_of("generate"), number, np.arange(samples), 1)[:, 0]
         chosen = sample(logits, draw.astype(np.float64), temperature, top_k, top_p)
         if boundary is not None:
@@ -114,8 +114,9 @@ def sample(
     if temperature == 0:
         return np.asarray(np.argmax(logits, axis=-1))
     order = np.argsort(-logits, axis=-1, kind="stable")  # likeliest first
-    ranked = np.take_along_axis(logits, order, axis=-1) / temperature
-    p = np.exp(ranked - ranked[:, :1])
+    ranked = np.take_along_axis(logits, order, axis=-1)
+    with np.errstate(over="ignore"):  # a temperature next to 0
+        p = np.exp((ranked - ranked[:, :1]) / temperature)
     p /= p.sum(axis=-1, keepdims=True)
     if top_k is not None:
         p[:, top_k:] = 0
@@ -127,14 +128,17 @@ def sample(
     return np.asarray(np.take_along_axis(order, place[:, None], axis=-1)[:, 0])
 
 
-def check_options(temperature: float, top_k: int | None, top_p: float | None, tokens: int, samples: int) -> None:
+def check_options(
+    temperature: float, top_k: int | None, top_p: float | None, tokens: int, samples: int, seed: int
+) -> None:
     """Raise UsageError for an option out of its range."""
     for name, fits, allowed in (
-        ("temperature", temperature >= 0, "at least 0"),
+        ("temperature", 0 <= temperature < np.inf, "at least 0"),
         ("top_k", top_k is None or top_k >= 1, "at least 1"),
         ("top_p", top_p is None or 0 < top_p <= 1, "above 0 and at most 1"),
         ("tokens", tokens >= 0, "at least 0"),
         ("samples", samples >= 1, "at least 1"),
+        ("seed", 0 <= seed < 2**64, "from 0 to 2**64 - 1"),
     ):
         if not fits:
             raise UsageError(f"{name} must be {allowed}")

@@ -18,12 +18,15 @@ from gpubackprop.config import Config, load_config
 from gpubackprop.data import DataOptions, Inputs, Loader, Preprocessing, Split, read_inputs
 from gpubackprop.errors import CheckpointError, DataError, UsageError
 from gpubackprop.nn.containers import Sequential
-from gpubackprop.nn.layer import PRECISIONS, Layer
+from gpubackprop.nn.layer import PRECISIONS, Layer, entry
 from gpubackprop.run.directory import RunDirectory, read_metrics
 from gpubackprop.run.generate import generate, translate
 from gpubackprop.training import checkpoint
 from gpubackprop.training.evaluate import evaluate as evaluate_model
 from gpubackprop.training.evaluate import outputs
+
+
+SOFTMAX = ("cross_entropy", "focal", "nll")  #: losses of whose outputs the softmax is the classes' probabilities
 
 
 class Run:
@@ -142,8 +145,14 @@ class Run:
 
     def predict(self, paths: Sequence[str], name: str | None = None, resize: bool = False) -> Predictions:
         """Predictions for the samples in files, treated as in training."""
-        inputs = read_inputs(paths, self.preprocessing, PRECISIONS[self.config.precision], resize)
         model = self.model if name is None else self.load(self.checkpoint(name))
+        output = model.infer(*entry(self.preprocessing.input_shape))
+        if isinstance(output, dict):
+            raise UsageError(
+                f"{self.directory}: predictions are for models of one output, and this one has {', '.join(output)}; "
+                "use Python: gpubackprop.load(run_dir)"
+            )
+        inputs = read_inputs(paths, self.preprocessing, PRECISIONS[self.config.precision], resize)
         found = np.concatenate(list(outputs(model, inputs.array, 256, inputs.mask)))
         if self.preprocessing.series is not None:
             found = self.preprocessing.series.restored(found)
@@ -164,12 +173,16 @@ class Predictions:
         return rows
 
     def _row(self, output: HostArray) -> dict[str, Any]:
-        if self.loss == "cross_entropy" and output.ndim == 1:
+        if self.loss in (*SOFTMAX, "hinge"):
+            best = output.argmax(axis=-1)
+            named = self.classes is not None and len(self.classes) == output.shape[-1]
+            names = [self.classes[n] if named and self.classes else str(n) for n in best.reshape(-1).tolist()]
+            if output.ndim > 1:  # a class for each position or pixel
+                return {"prediction": names}
             shares = np.exp(output - output.max())
-            best = int(output.argmax())
-            name = self.classes[best] if self.classes and len(self.classes) == len(output) else str(best)
-            return {"prediction": name, "probability": float(shares[best] / shares.sum())}
-        if self.loss == "bce_with_logits":
+            probability = {"probability": float(shares[best] / shares.sum())} if self.loss in SOFTMAX else {}
+            return {"prediction": names[0], **probability}
+        if self.loss in ("bce_with_logits", "binary_focal"):
             output = (1 + np.tanh(output / 2)) / 2  # the sigmoid, without overflow
         values = output.reshape(-1).tolist()
         return {"prediction": values[0] if len(values) == 1 else values}

@@ -241,3 +241,21 @@ class TestTranslation:
             translator.generate("abc")
         with pytest.raises(UsageError, match="the prompt has 0 tokens"):
             translator.generate()
+
+
+def test_outputs_beyond_the_vocabulary_are_never_written():
+    wide = [*LSTM[:2], {"linear": 64}]  # a round number of outputs for 8 tokens
+    model = gbp.build(wide, (6,))
+    (text,) = texts(model, prompt="", tokens=60, temperature=9.0)
+    assert len(text) == 60
+
+
+def test_a_temperature_next_to_zero_is_that_of_the_likeliest():
+    model = gbp.build(LSTM, (6,))
+    assert texts(model, temperature=1e-310) == texts(model, temperature=0)
+
+
+@pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 2**64}, {"temperature": float("inf")}])
+def test_seeds_and_temperatures_out_of_range(options):
+    with pytest.raises(UsageError, match=f"{next(iter(options))} must be"):
+        texts(gbp.build(LSTM, (6,)), **options)
