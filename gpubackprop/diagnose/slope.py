@@ -10,6 +10,7 @@ from math import inf, isfinite
 #: million relus some turn at any moment (ResNet-20 needs 1e-8).
 STEPS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
 ROUNDING = 8 * 2.0**-52  #: of a value of order one, generously
+BLIND = 1e-3  #: of the slope; a step at which rounding is more than this tells nothing
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Slope:
 def compare(f: Callable[[float], float], claimed: float, *, scale: float, size: float, tolerance: float) -> Slope:
     """Compare df/dt at 0 with `claimed`; `size` is how large the terms are that f adds up.
 
-    One step that agrees is enough: a wrong slope agrees at none. At a kink left and right differ at every step; where
-    one lies close by, a smaller step agrees.
+    One step that agrees is enough: a wrong slope agrees at none, as long as rounding does not drown it. Where it does
+    at every step, the largest one decides. At a kink left and right differ at every step; where one lies close by, a
+    smaller step agrees.
     """
     middle = f(0.0)
     best, jumps = inf, []
@@ -41,9 +43,12 @@ def compare(f: Callable[[float], float], claimed: float, *, scale: float, size: 
         if not isfinite(off):  # agrees with nothing
             jumps.append(0.0)
             continue
-        best = min(best, off / max(abs(numerical), scale) if off > 0 else 0.0)
+        jumps.append(max(0.0, jump))
+        unit = max(abs(numerical), scale)
+        if rounding > BLIND * unit and best < inf:
+            continue
+        best = min(best, off / unit if off > 0 else 0.0)
         if best <= tolerance:
             return Slope(best, False)
-        jumps.append(max(0.0, jump))
     # Of a smooth function the jump shrinks with the step, ten thousandfold from 1e-5 to 1e-9.
     return Slope(best, jumps[-1] > 0.1 * jumps[1] > 0.0)

@@ -24,6 +24,12 @@ def test_rounding_is_no_mistake():
     assert of(lambda t: 1.0, 0.0, scale=1e-300).error == 0.0
 
 
+@pytest.mark.parametrize(("value", "wrong"), [(1e4, 1.01), (1e6, 1.01), (1e6, -1.0), (1e7, 2.0)])
+def test_rounding_does_not_excuse_a_mistake(value, wrong):
+    assert of(lambda t: value + t, 1.0).error <= 1e-5
+    assert of(lambda t: value + t, wrong).error > 1e-3
+
+
 def test_at_a_kink_left_and_right_differ():
     slope = of(lambda t: max(t, 0.0), 1.0)
     assert slope.kink
