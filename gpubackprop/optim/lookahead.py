@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from gpubackprop.backend import Array
+from gpubackprop.errors import UsageError
 from gpubackprop.optim.optimizer import Optimizer, optimizers
 from gpubackprop.optim.wrapper import Wrapper
 from gpubackprop.parameters import Parameters
@@ -26,6 +27,11 @@ class Lookahead(Wrapper):
         k: Positive = 5,
         alpha: Annotated[float, Range(gt=0, le=1)] = 0.5,
     ) -> None:
+        inner = optimizer
+        while isinstance(inner, Wrapper):
+            if isinstance(inner, Lookahead):
+                raise UsageError("lookahead around lookahead has two slow copies of one name; keep one of them")
+            inner = inner.optimizer
         super().__init__(params, optimizer)
         self.k, self.alpha = k, alpha
         self.add_state("slow_params")

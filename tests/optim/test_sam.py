@@ -119,3 +119,10 @@ def test_both_gradients_begin_with_the_same_states():
         losses.append([float(step(x, y)) for x, y in batches(4)])
         assert step.carries == [{"shift": 4}]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-7)
+
+
+def test_lookahead_around_lookahead_is_refused():
+    params = network().parameters()
+    inner = SAM(params, Lookahead(params, SGD(params)))
+    with pytest.raises(UsageError, match="lookahead around lookahead"):
+        Lookahead(params, inner)
