@@ -199,7 +199,12 @@ def _from_memory(name: str, given: Any) -> Split:
 def _host(value: Any) -> Value:
     if isinstance(value, Mapping):
         return {str(key): np.asanyarray(_host(each)) for key, each in value.items()}
-    here: Array = np.asanyarray(value.get() if hasattr(value, "__cuda_array_interface__") else value)
+    try:
+        here: Array = np.asanyarray(value.get() if hasattr(value, "__cuda_array_interface__") else value)
+    except ValueError as error:
+        raise DataError(
+            f"data: a list that is no array ({error}); pad sequences to one length, and give a mask"
+        ) from error
     return here
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gpubackprop.data.loader import Loader
 from gpubackprop.data.options import DataOptions
 from gpubackprop.data.preprocessing import Preprocessing
-from gpubackprop.data.source import Array, DataInfo, Source, Split, Splits, sources
+from gpubackprop.data.source import Array, DataInfo, Source, Split, Splits, over, sources
 from gpubackprop.data.split import held_out_count, hold_out
 from gpubackprop.data.transform import Augmentation, Transform, as_input
 from gpubackprop.errors import DataError
@@ -98,9 +98,14 @@ def prepare(
     if preprocessing is None:
         fitted = fit(options.transforms, splits.train, dtype)
         preprocessing = Preprocessing.of(sources.name_of(type(source)), info, fitted)
+    reconstruct = options.targets == "inputs"
     for name, split in present.items():
         preprocessing.check(split, f"{name} split")
-    reconstruct = options.targets == "inputs"
+        shape = over(lambda array: tuple(array.shape[1:]), split.targets)
+        if not reconstruct and shape != info.target_shape:
+            raise DataError(
+                f"{name} split: targets of shape {shape}; those of the training data have {info.target_shape}"
+            )
     train = Loader(
         splits.train,
         options.batch_size,

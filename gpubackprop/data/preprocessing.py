@@ -60,6 +60,11 @@ class Preprocessing:
         for what, array in arrays:
             if (bad := first_not_finite(array)) is not None:
                 raise DataError(f"{where}: {what} of sample {bad} hold a number that is not finite; mend or drop it")
+        if split.weight is not None and not (split.weight.min() >= 0 < split.weight.max()):
+            raise DataError(
+                f"{where}: weights must be at least 0, and some above; got {split.weight.min():g} to "
+                f"{split.weight.max():g}"
+            )
         labels = None if self.classes is None else split.labels()
         if labels is not None and (strange := labels[(labels < 0) & (labels != IGNORED)]).size:
             raise DataError(f"{where}: class {strange[0]}; classes count from 0, and {IGNORED} leaves a sample out")

@@ -138,3 +138,26 @@ def test_nothing_to_train_on():
 def test_a_class_that_training_does_not_know():
     with pytest.raises(DataError, match="test split: class 9, but the training data has only 0 to 3"):
         prepare(Memory({"train": (X, Y), "test": (X[:1], np.array([9]))}), options())
+
+
+def of_arrays(**validation):
+    train = {"inputs": np.zeros((6, 4, 2)), "targets": np.zeros((6, 4), int)}
+    return prepare(Memory({"train": train, "validation": train | validation}), DataOptions(batch_size=2))
+
+
+def test_targets_of_all_splits_have_one_shape():
+    assert len(of_arrays().validation.split) == 6
+    with pytest.raises(DataError, match=r"validation split: targets of shape \(2,\); those of .* have \(4,\)"):
+        of_arrays(targets=np.zeros((6, 2), int))
+
+
+@pytest.mark.parametrize("weight", [[0.0] * 6, [1, 1, 1, 1, 1, -0.5]])
+def test_weights_that_weigh_nothing_or_less(weight):
+    with pytest.raises(DataError, match="validation split: weights must be at least 0, and some above"):
+        of_arrays(weight=np.array(weight))
+    of_arrays(weight=np.array([0.0, 0, 0, 0, 0, 1]))
+
+
+def test_lists_that_are_no_array():
+    with pytest.raises(DataError, match="pad sequences to one length"):
+        Memory({"train": ([[1, 2], [3]], [0, 1])})
