@@ -78,6 +78,12 @@ class Plan:
             notes.append(f"note: {self.loss.name} takes log-probabilities; end the model with log_softmax")
         elif self.loss.class_targets and not self.loss.log_probabilities and last in ("softmax", "log_softmax"):
             notes.append(f"note: model ends with {last}, but the loss takes logits; leave it out")
+        handed_on = getattr(self.source, "contiguous", False) or not self.options.shuffle
+        if not handed_on and any(getattr(layer, "stateful", False) for _, layer in self.model.walk()):
+            notes.append(
+                "note: a stateful layer goes on with the state of the batch before, but batches are drawn at random; "
+                "set data.contiguous: true (text), or data.shuffle: false"
+            )
         if self.info.vocabulary is not None and not any(layer.symbols for _, layer in self.model.walk()):
             notes.append(
                 "note: the inputs are numbers of tokens, and no layer takes them as such; begin with embedding"
@@ -148,7 +154,8 @@ class _Parts:
             classes = len(self.info.classes) if self.info.classes else None
             for component, loss in losses:
                 self.compared(component, loss.check, output, target, classes)
-                if loss.class_targets and str(self.info.target_dtype).startswith("float"):
+                reconstructs = self.options is not None and self.options.targets == "inputs"
+                if loss.class_targets and not reconstructs and str(self.info.target_dtype).startswith("float"):
                     mark, path = values["data"].place("path")
                     what = f"the targets are {self.info.target_dtype}; {component.type} needs class numbers, integers"
                     self.problems.add(mark, path, f"{what}: save them by y.astype(int)")
@@ -158,8 +165,8 @@ class _Parts:
         self.tokens()
         self.monitored(values.get("training"), values.get("schedule"))
         self.updates(values.get("training"), values.get("optimizer"), values.get("schedule"))
-        if output is not None:
-            self.patterns(values.get("optimizer"))
+        if output is not None and not any(part.broken for each in values["model"] if each for part in each.walk()):
+            self.patterns(values.get("optimizer"))  # the keys of a broken model are not those that are meant
 
     def read(self, section: Component | None) -> None:
         """The source, the options that all data shares, and what the headers tell."""

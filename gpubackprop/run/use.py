@@ -25,7 +25,6 @@ from gpubackprop.training import checkpoint
 from gpubackprop.training.evaluate import evaluate as evaluate_model
 from gpubackprop.training.evaluate import outputs
 
-
 SOFTMAX = ("cross_entropy", "focal", "nll")  #: losses of whose outputs the softmax is the classes' probabilities
 
 

@@ -123,3 +123,36 @@ def test_tokens_that_no_layer_takes_as_such_get_a_note(tmp_path):
     text = TEXT.replace("embedding: {{num_embeddings: ROWS, embedding_dim: 4}}", "reshape: {{shape: [4, 1]}}")
     plan = make_plan(write_text(tmp_path, text))
     assert [note for note in plan.notes if "begin with embedding" in note]
+
+
+BLOCK = CONFIG.replace("- linear: 3", "- block: {{n: 3, name: last}}").replace(
+    "optimizer: sgd",
+    """\
+optimizer: {{type: sgd, groups: [{{match: "last.0.*", frozen: true}}]}}
+define:
+  block: {{parameters: {{n: null}}, layers: [linear: $n]}}""",
+)
+
+
+def test_patterns_are_not_blamed_for_a_broken_block(written):
+    path = written(text=BLOCK)
+    make_plan(path)
+    (problem,) = problems(path, ["define.block.layers.0.linear=$m"])
+    assert "unknown parameter $m" in problem
+    (problem,) = problems(path, ["optimizer.groups.0.match=first.*"])
+    assert "'first.*' matches no parameter" in problem
+
+
+def test_reconstruction_for_a_loss_of_classes_is_one_mistake(written):
+    (problem,) = problems(written(), ["data.targets=inputs"])
+    assert "cross_entropy needs one class number" in problem
+
+
+STATEFUL = CONFIG.replace("- linear: 3", "- reshape: [2, 2]\n  - lstm: {{hidden_size: 3, stateful: true, last: true}}")
+
+
+def test_states_that_go_on_in_batches_drawn_at_random_get_a_note(written):
+    path = written(text=STATEFUL)
+    assert any("batches are drawn at random" in note for note in make_plan(path).notes)
+    assert not make_plan(path, ["data.shuffle=false"]).notes
+    assert not make_plan(path, ["model.1.lstm.stateful=false"]).notes
