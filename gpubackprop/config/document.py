@@ -185,7 +185,11 @@ class _Reader:
     def alias(self, event: AliasEvent, path: tuple[str, ...]) -> Node:
         node = self.anchors.get(event.anchor)
         if node is None:
-            wrong = "contains itself" if event.anchor in self.anchors else "has no anchor before it; a text that begins with * needs quotes"
+            wrong = (
+                "contains itself"
+                if event.anchor in self.anchors
+                else "has no anchor before it; a text that begins with * needs quotes"
+            )
             self.problems.add(self.mark(event), ".".join(path), f"alias *{event.anchor} {wrong}")
             return Node(UNKNOWN, self.mark(event))
         return node

@@ -108,6 +108,8 @@ def _from_csv(path: Path) -> dict[str, list[str]]:
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter)
             header = [name.strip() for name in next(reader, [])]
+            if twice := [name for name in header if header.count(name) > 1]:
+                raise DataError(f"{path}:1: two columns are called {twice[0]!r}; every column needs a name of its own")
             table: dict[str, list[str]] = {name: [] for name in header}
             for cells in reader:
                 if not cells:

@@ -176,3 +176,9 @@ def test_ucr(real_data: Callable[[str], Path]):
     info = Sequences(f"{real_data('ts-ucr-small')}/BasicMotions").info()
     assert info.counts == {"train": 40, "test": 40}
     assert info.input_shape == (100, 6)
+
+
+def test_two_columns_of_one_name(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("a,b,a\n" + "1,2,3\n" * 20)
+    with pytest.raises(DataError, match="a.csv:1: two columns are called 'a'"):
+        prepared(tmp_path / "a.csv", window=2)
