@@ -180,5 +180,5 @@ def test_ucr(real_data: Callable[[str], Path]):
 
 def test_two_columns_of_one_name(tmp_path: Path):
     (tmp_path / "a.csv").write_text("a,b,a\n" + "1,2,3\n" * 20)
-    with pytest.raises(DataError, match="a.csv:1: two columns are called 'a'"):
+    with pytest.raises(DataError, match=r"a\.csv:1: two columns are called 'a'"):
         prepared(tmp_path / "a.csv", window=2)

@@ -125,7 +125,7 @@ def test_tokens_that_no_layer_takes_as_such_get_a_note(tmp_path):
     assert [note for note in plan.notes if "begin with embedding" in note]
 
 
-BLOCK = CONFIG.replace("- linear: 3", "- block: {{n: 3, name: last}}").replace(
+BLOCK = CONFIG.replace("- linear: 3", "- block: {{n: 3, name: last}}\n  - linear: 3").replace(
     "optimizer: sgd",
     """\
 optimizer: {{type: sgd, groups: [{{match: "last.0.*", frozen: true}}]}}
@@ -156,3 +156,9 @@ def test_states_that_go_on_in_batches_drawn_at_random_get_a_note(written):
     assert any("batches are drawn at random" in note for note in make_plan(path).notes)
     assert not make_plan(path, ["data.shuffle=false"]).notes
     assert not make_plan(path, ["model.1.lstm.stateful=false"]).notes
+
+
+@pytest.mark.parametrize("source", [{"type": "synthetic", "task": "adding"}, {"type": "digit_scenes"}])
+def test_seeds_of_data_are_not_negative(written, source):
+    (problem, *_) = problems(written(), {"data": source | {"seed": -1}})
+    assert "data.seed: must be at least 0, got -1" in problem
