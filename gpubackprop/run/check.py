@@ -165,8 +165,9 @@ class _Parts:
         self.tokens()
         self.monitored(values.get("training"), values.get("schedule"))
         self.updates(values.get("training"), values.get("optimizer"), values.get("schedule"))
-        if output is not None and not any(part.broken for each in values["model"] if each for part in each.walk()):
-            self.patterns(values.get("optimizer"))  # the keys of a broken model are not those that are meant
+        whole = all(each and not any(part.broken for part in each.walk()) for each in values.get("model") or [None])
+        if output is not None and whole:  # the keys of a broken model are not those that are meant
+            self.patterns(values.get("optimizer"))
 
     def read(self, section: Component | None) -> None:
         """The source, the options that all data shares, and what the headers tell."""
