@@ -16,11 +16,13 @@ from gpubackprop.ops.loss import with_auxiliary
 from gpubackprop.optim import GradientNoise, Optimizer, WeightAverage
 from gpubackprop.optim.clip import clip_norm, clip_value
 from gpubackprop.parameters import Param
+from gpubackprop.registry import did_you_mean
 from gpubackprop.tape import Tape, Tensor
 
 #: Named arrays of one batch: inputs (N, *shape), targets (N, ...); perhaps mask (N, T), which positions are real, and
 #: weight (N,) of the samples. Where there are several inputs, masks or targets, they are dicts of arrays.
 Batch: TypeAlias = Mapping[str, Any]
+PARTS = ("inputs", "targets", "mask", "weight")
 
 
 class TrainStep:
@@ -214,10 +216,16 @@ def as_batches(data: Sequence[Any]) -> Sequence[Batch]:
 
 
 def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
-    """The batch's arrays on the model's device: inputs and float arrays in its precision, integers as int64.
+    """The batch's arrays on the model's device: inputs and float arrays in its precision, integers as int64, masks as
+    booleans.
 
     Raises UsageError, ShapeError where the arrays do not fit together, the model or the loss.
     """
+    if missing := [name for name in PARTS[:2] if name not in batch]:
+        raise UsageError(f"a batch needs inputs and targets; {missing[0]} is missing, there is {', '.join(batch)}")
+    if unknown := [name for name in batch if name not in PARTS]:
+        close = did_you_mean(unknown[0], PARTS)
+        raise UsageError(f"a batch has an unknown part {unknown[0]!r}; allowed: {', '.join(PARTS)}{close}")
     count = samples_in(batch)
     for name, array in _named(batch):
         if np.shape(array)[:1] != (count,):
@@ -226,8 +234,10 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
     if all(isinstance(array, np.ndarray) for _, array in _named({"targets": targets})):
         loss.check_targets(targets)  # on the host still, where looking at values waits for nothing
     inputs, built = model.as_input(batch["inputs"]), model.built
+    dtypes = {"mask": (bool, bool)}  # by name: of floats, and of integers
+    usual = built.parameters.dtype, np.int64
     return {
-        name: inputs if name == "inputs" else _plain(built.backend, array, built.parameters.dtype)
+        name: inputs if name == "inputs" else _plain(built.backend, array, *dtypes.get(name, usual))
         for name, array in batch.items()
     }
 
@@ -241,10 +251,10 @@ def _named(batch: Batch) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _plain(backend: Backend, array: Any, dtype: Any) -> Any:
+def _plain(backend: Backend, array: Any, floats: Any, integers: Any) -> Any:
     if isinstance(array, Mapping):
-        return {name: _plain(backend, each, dtype) for name, each in array.items()}
+        return {name: _plain(backend, each, floats, integers) for name, each in array.items()}
     here = array if backend.owns(array) else backend.from_host(array)
     kind = np.dtype(here.dtype).kind
-    wanted = np.dtype(dtype) if kind == "f" else np.dtype(np.int64) if kind in "iu" else np.dtype(here.dtype)
+    wanted = np.dtype({"f": floats, "i": integers, "u": integers}.get(kind, here.dtype))
     return here if here.dtype == wanted else here.astype(wanted)

@@ -17,7 +17,7 @@ from gpubackprop.errors import DivergedError
 from gpubackprop.optim import Schedule
 from gpubackprop.training.evaluate import evaluate
 from gpubackprop.training.metric import Metric
-from gpubackprop.training.step import Batch, TrainStep
+from gpubackprop.training.step import Batch, TrainStep, samples_in
 
 Record: TypeAlias = dict[str, float]
 
@@ -124,7 +124,7 @@ class Trainer:
             self.set_rate()
             self._pending.append(self.step(batches))
             state.step += 1
-            state.counts.append(sum(len(batch["inputs"]) for batch in batches))
+            state.counts.append(sum(map(samples_in, batches)))
             self._tell()
             if self._checkpoint_every(self):
                 self.checkpoint(f"step-{state.step:08d}", "last")

@@ -90,6 +90,17 @@ class TestTrainStep:
         np.testing.assert_allclose(float(a), float(b), rtol=1e-12)
         np.testing.assert_allclose(model.state_dict()["0.weight"], kept.state_dict()["0.weight"], rtol=1e-12)
 
+    @pytest.mark.parametrize("dtype", [int, float, np.uint8])
+    def test_masks_may_be_numbers(self, dtype, rng):
+        x, target = rng.normal(size=(4, 5, 6)), rng.integers(0, 3, (4, 5))
+        mask = np.arange(5) < np.array([[5], [1], [3], [2]])
+        found = []
+        for each in (mask, mask.astype(dtype)):
+            model = nn.Sequential(nn.GRU(6, 3)).build((5, 6), precision="float64")
+            step = TrainStep(model, nn.CrossEntropyLoss(), gbp.optim.SGD(model.parameters(), lr=0.1))
+            found.append([float(step({"inputs": x, "targets": target, "mask": each})) for _ in range(2)])
+        assert found[0] == found[1]
+
     def test_dropout_draws_anew_at_each_step(self, rng):
         x, target = batch(8, rng, (6,), 3)
         model = plain()
@@ -105,6 +116,10 @@ class TestTrainStep:
             step(x, target[:7])
         with pytest.raises(UsageError, match="takes"):
             step(x, target, target)
+        with pytest.raises(UsageError, match="targets is missing, there is inputs, weight"):
+            step({"inputs": x, "weight": np.ones(8)})
+        with pytest.raises(UsageError, match="unknown part 'weights'; allowed: .* did you mean 'weight'"):
+            step({"inputs": x, "targets": target, "weights": np.ones(8)})
         with pytest.raises(ShapeError, match="mse"):
             value_and_grad(model, nn.MSELoss(), x, target.astype(float))
         with pytest.raises(UsageError, match="another model"):

@@ -102,10 +102,39 @@ def test_an_epoch_of_accumulated_batches_ends_with_a_smaller_step(monkeypatch):
     step = run.step
     sizes = lambda batches: tuple(len(batch["inputs"]) for batch in batches)  # noqa: E731  # short and used once
     run.step = type("Spy", (), {"__call__": lambda _, b: groups.append(sizes(b)) or step(b)})()
-    run.step.__dict__.update(model=step.model, optimizer=step.optimizer, loss=step.loss, grad_norm=None)
+    run.step.__dict__.update(model=step.model, optimizer=step.optimizer, loss=step.loss, grad_norm=None, carries=[])
     run.run()
     assert groups == [(4, 4), (4, 4), (2,)] * 2
     assert run.epoch == 2
+
+
+def test_samples_of_several_inputs_are_counted(monkeypatch):
+    notes = Notes()
+    made = trainer(2, notes, samples=6)
+    whole = made.loader.batch
+
+    def named(epoch, index):
+        batch = whole(epoch, index)
+        return batch | {"inputs": {"x": batch["inputs"], "more": batch["inputs"]}}
+
+    monkeypatch.setattr(made.loader, "batch", named)
+    losses = iter([1.0, 4.0])  # of 4 samples and of 2
+    monkeypatch.setattr(made, "step", Losses(made.step, losses))
+    made.run()
+    assert notes.records[-1]["train/loss"] == pytest.approx((4 * 1.0 + 2 * 4.0) / 6)
+
+
+class Losses:
+    """A step that makes no update and tells losses that were given."""
+
+    def __init__(self, step, losses):
+        self.step, self.losses = step, losses
+
+    def __call__(self, batches):
+        return np.asarray(next(self.losses))
+
+    def __getattr__(self, name):
+        return getattr(self.step, name)
 
 
 def test_stop_and_go_on_in_the_middle_of_an_epoch():
