@@ -144,7 +144,9 @@ class Tape:
             for name, each in array.items():
                 self.saved[name] = self.input(each, needs_grad, masks.get(name))
             return self.saved[next(iter(array))]
-        return Tensor(array, self, needs_grad, mask if mask is not None and mask.ndim > 1 else None)
+        # Of the targets are masks by name, where there is but one input; a mask (N,) is of whole samples.
+        own = mask is not None and not isinstance(mask, Mapping) and mask.ndim > 1
+        return Tensor(array, self, needs_grad, mask if own else None)
 
     def key(self, path: str) -> str:
         """A name in `cache` and `carry` for the layer at `path`: another one for each use in a pass."""

@@ -26,9 +26,9 @@ def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Itera
         batch = on_device(model, loss, host)
         output, total, weight = batch_loss(model, loss, Tape(backend, carry=carry), batch)
         losses.add([total.value, weight.value])
-        values, targets = _values(output), _counted(backend.xp, output, batch)
+        mask, values = target_mask(output, batch), _values(output)
         for metric, so_far in zip(metrics, totals, strict=True):
-            so_far.add(metric.sums(backend.xp, values, targets))
+            so_far.add(metric.sums(backend.xp, values, batch["targets"], *([] if mask is None else [mask])))
     total_loss, total_weight = losses.read(backend.to_host)
     found = {"loss": total_loss / total_weight if total_weight else float("nan")}
     return found | {m.name: m.value(*t.read(backend.to_host)) for m, t in zip(metrics, totals, strict=True)}
@@ -36,14 +36,6 @@ def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Itera
 
 def _values(output: Any) -> Any:
     return {name: each.value for name, each in output.items()} if isinstance(output, Mapping) else output.value
-
-
-def _counted(xp: Any, output: Any, batch: Batch) -> Any:
-    """The targets, with class numbers that the mask leaves out below zero, where metrics leave them out too."""
-    mask, targets = target_mask(output, batch), batch["targets"]
-    if mask is None or targets.dtype.kind != "i":
-        return targets
-    return xp.where(mask.reshape(mask.shape + (1,) * (targets.ndim - mask.ndim)), targets, -1)
 
 
 def outputs(model: Layer, inputs: HostArray, batch_size: int, mask: HostArray | None = None) -> Iterator[HostArray]:

@@ -21,8 +21,8 @@ class Metric:
     better: Literal["max", "min"] = "max"
     name: str = ""
 
-    def sums(self, xp: Any, output: Any, target: Any) -> tuple[Array, ...]:
-        """0-d sums over one batch."""
+    def sums(self, xp: Any, output: Any, target: Any, mask: Any = None) -> tuple[Array, ...]:
+        """0-d sums over one batch; `mask`, where there is one, stands on the target's leading axes, True: counts."""
         raise NotImplementedError
 
     def value(self, *totals: float) -> float:
@@ -54,9 +54,9 @@ class Accuracy(_ByClass):
 
     name = "accuracy"
 
-    def sums(self, xp: Any, output: Array, target: Array) -> tuple[Array, Array]:
+    def sums(self, xp: Any, output: Array, target: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """output (..., V), target (...) -> hits, count."""
-        return (xp.argmax(output, axis=-1) == target).sum(), (target >= 0).sum()
+        return _totals(xp, xp.argmax(output, axis=-1) == target, mask, target >= 0)
 
 
 @metrics.register("top_k_accuracy")
@@ -67,12 +67,12 @@ class TopKAccuracy(_ByClass):
         self.k = k
         self.name = f"top_{k}_accuracy"
 
-    def sums(self, xp: Any, output: Array, target: Array) -> tuple[Array, Array]:
+    def sums(self, xp: Any, output: Array, target: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """output (..., V), target (...) -> hits, count."""
         own = xp.take_along_axis(output, xp.maximum(target, 0)[..., None], axis=-1)
         # Logits that tie with the target's stand before it, and one that is not a number is no hit.
         before = (~(output < own)).sum(axis=-1) - 1
-        return ((before < self.k) & (target >= 0)).sum(), (target >= 0).sum()
+        return _totals(xp, before < self.k, mask, target >= 0)
 
     def check(self, output_shape: tuple[int, ...], target_shape: tuple[int, ...]) -> None:
         """Outputs (..., V) with V above k, targets (...)."""
@@ -91,12 +91,11 @@ class Perplexity(_ByClass):
     better = "min"
     name = "perplexity"
 
-    def sums(self, xp: Any, output: Array, target: Array) -> tuple[Array, Array]:
+    def sums(self, xp: Any, output: Array, target: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """output (..., V), target (...) -> the sum of -log p of the targets, count."""
         shifted = output - output.max(axis=-1, keepdims=True)
         own = xp.take_along_axis(shifted, xp.maximum(target, 0)[..., None], axis=-1)[..., 0]
-        kept = target >= 0
-        return ((xp.log(xp.exp(shifted).sum(axis=-1)) - own) * kept).sum(), kept.sum()
+        return _totals(xp, xp.log(xp.exp(shifted).sum(axis=-1)) - own, mask, target >= 0)
 
     def value(self, *totals: float) -> float:
         """exp(sum / count), infinite where that is too large for a number."""
@@ -121,10 +120,9 @@ class BinaryAccuracy(Metric):
 
     name = "binary_accuracy"
 
-    def sums(self, xp: Any, output: Array, target: Array) -> tuple[Array, Array]:
+    def sums(self, xp: Any, output: Array, target: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """output and target of one shape -> hits, count."""
-        hits = (output > 0) == (target > 0.5)
-        return hits.sum(), xp.ones_like(hits, dtype=xp.int64).sum()
+        return _totals(xp, (output > 0) == (target > 0.5), mask)
 
 
 @metrics.register("mae")
@@ -134,10 +132,9 @@ class MeanAbsoluteError(Metric):
     better = "min"
     name = "mae"
 
-    def sums(self, xp: Any, output: Array, target: Array) -> tuple[Array, Array]:
+    def sums(self, xp: Any, output: Array, target: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """output and target of one shape -> sum of distances, count."""
-        distance = xp.abs(output - target)
-        return distance.sum(), xp.ones_like(distance, dtype=xp.int64).sum()
+        return _totals(xp, xp.abs(output - target), mask)
 
 
 @metrics.register("mse")
@@ -147,10 +144,9 @@ class MeanSquaredError(Metric):
     better = "min"
     name = "mse"
 
-    def sums(self, xp: Any, output: Array, target: Array) -> tuple[Array, Array]:
+    def sums(self, xp: Any, output: Array, target: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """output and target of one shape -> sum of squares, count."""
-        square = (output - target) ** 2
-        return square.sum(), xp.ones_like(square, dtype=xp.int64).sum()
+        return _totals(xp, (output - target) ** 2, mask)
 
 
 @metrics.register("rmse")
@@ -172,9 +168,12 @@ class Head(Metric):
         self.head, self.metric = name, metric
         self.name, self.better = f"{name}/{metric.name}", metric.better
 
-    def sums(self, xp: Any, output: Mapping[str, Array], target: Mapping[str, Array]) -> tuple[Array, ...]:
-        """Outputs and targets by head -> the metric's sums."""
-        return self.metric.sums(xp, output[self.head], target[self.head])
+    def sums(
+        self, xp: Any, output: Mapping[str, Array], target: Mapping[str, Array], mask: Any = None
+    ) -> tuple[Array, ...]:
+        """Outputs and targets by head, mask (N,) or by head -> the metric's sums."""
+        own = mask.get(self.head) if isinstance(mask, Mapping) else mask
+        return self.metric.sums(xp, output[self.head], target[self.head], *([] if own is None else [own]))
 
     def value(self, *totals: float) -> float:
         """The metric's figure."""
@@ -208,3 +207,12 @@ class Totals:
     def read(self, to_host: Any) -> list[float]:
         """The totals as Python floats; the one wait for the device of an evaluation."""
         return [float(to_host(total)) for total in self._totals or ()]
+
+
+def _totals(xp: Any, values: Array, mask: Array | None, kept: Array | None = None) -> tuple[Array, Array]:
+    """values (N, ...), mask of their leading axes, kept of their shape -> sum and count of those that count."""
+    if kept is None:
+        kept = xp.ones(values.shape, bool)
+    if mask is not None:
+        kept = kept & mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim))
+    return xp.where(kept, values, 0).sum(), kept.sum()

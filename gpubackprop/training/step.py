@@ -186,14 +186,28 @@ def batch_loss(model: Layer, loss: Loss, tape: Tape, batch: Batch) -> tuple[Any,
     return output, total, weight
 
 
-def target_mask(output: Any, batch: Batch) -> Array | None:
-    """Which targets count: the mask that came with the output, else the batch's own, where it belongs to targets."""
-    mask, targets = getattr(output, "mask", None), batch["targets"]
-    if mask is None:
-        mask = batch.get("mask")
-    if mask is None or isinstance(mask, Mapping) or isinstance(targets, Mapping):
-        return None
-    if mask.ndim > 1 and mask.shape != targets.shape[: mask.ndim]:
+def target_mask(output: Any, batch: Batch) -> Any:
+    """Which targets count, None: all; of several heads by name, unless it is a mask (N,) of samples."""
+    mask, targets = batch.get("mask"), batch["targets"]
+    if not isinstance(output, Mapping):
+        return _of_targets(output, targets, None if isinstance(mask, Mapping) else mask, batch["inputs"])
+    if mask is not None and not isinstance(mask, Mapping) and mask.ndim == 1:
+        return mask
+    found = {
+        head: _of_targets(y, targets[head], mask.get(head) if isinstance(mask, Mapping) else mask, batch["inputs"])
+        for head, y in output.items()
+        if isinstance(targets, Mapping) and head in targets
+    }
+    return {head: own for head, own in found.items() if own is not None} or None
+
+
+def _of_targets(output: Tensor, targets: Any, mask: Array | None, inputs: Any) -> Array | None:
+    """The mask that came with the output, else the batch's own, where it belongs to the targets."""
+    if output.mask is not None:
+        mask = output.mask
+    elif len(output.shape) == 2 and not isinstance(inputs, Mapping) and (inputs.ndim > 2 or inputs.dtype.kind == "i"):
+        mask = mask if mask is not None and mask.ndim == 1 else None  # it is a sequence's, of which (N, K) is one value
+    if mask is None or isinstance(targets, Mapping) or mask.shape != targets.shape[: mask.ndim]:
         return None  # it is the inputs' own: a class for a whole sequence
     return mask
 

@@ -121,6 +121,57 @@ def test_perplexity_of_a_hopeless_model_is_infinite():
     assert np.isnan(figure(metrics["perplexity"](), output, np.array([-1]), "cpu", (1,)))
 
 
+class TestMasks:
+    """What is left out by a mask counts in no metric, as it does in no loss."""
+
+    @pytest.mark.parametrize("device", ["cpu", "strict"])
+    @pytest.mark.parametrize("name", ["mse", "mae", "rmse", "binary_accuracy", "accuracy", "perplexity"])
+    def test_padding_does_not_count(self, name, device, rng):
+        model = nn.Sequential(nn.Linear(3, 2)).build((5, 3), 0, device, "float64")
+        x, mask = rng.normal(size=(4, 5, 3)), np.arange(5) < np.array([[5], [1], [0], [3]])
+        by_class = name in ("accuracy", "perplexity")
+        y = rng.integers(0, 2, (4, 5) if by_class else (4, 5, 2))
+        loss = nn.CrossEntropyLoss() if by_class else nn.MSELoss()
+        found = evaluate(model, loss, [metrics[name]()], [{"inputs": x, "targets": y, "mask": mask}])
+        wanted = evaluate(model, loss, [metrics[name]()], [{"inputs": x[mask], "targets": y[mask]}])
+        assert found == pytest.approx(wanted, rel=1e-12)
+
+    def test_of_heads(self, rng):
+        heads = {"word": [nn.Linear(3, 2)], "size": [nn.GlobalAvgPool1d(), nn.Linear(3, 1)]}
+        model = nn.Sequential(nn.Heads(heads)).build((5, 3), precision="float64")
+        loss = nn.MultiTaskLoss({"word": nn.CrossEntropyLoss(), "size": nn.MSELoss()})
+        x, mask = rng.normal(size=(4, 5, 3)), np.arange(5) < np.array([[5], [1], [0], [3]])
+        y = rng.integers(0, 2, (4, 5))
+        wanted = [metrics["head"]("word", metrics["accuracy"]()), metrics["head"]("size", metrics["mae"]())]
+        found = []
+        for targets in (y, np.where(mask, y, -100)):
+            batch = {"inputs": x, "targets": {"word": targets, "size": np.ones((4, 1))}, "mask": mask}
+            found.append(evaluate(model, loss, wanted, [batch]))
+        assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+    @pytest.mark.parametrize("by_head", [True, False])
+    def test_a_mask_of_a_heads_targets_counts(self, by_head, rng):
+        model = nn.Sequential(nn.Heads({"a": [nn.Linear(3, 2)], "b": [nn.Linear(3, 1)]})).build(
+            (3,), precision="float64"
+        )
+        loss = nn.MultiTaskLoss({"a": nn.MSELoss(), "b": nn.MSELoss()})
+        x, mask = rng.normal(size=(4, 3)), np.array([True, False, True, False])
+        targets = {"a": rng.normal(size=(4, 2)), "b": rng.normal(size=(4, 1))}
+        batch = {"inputs": x, "targets": targets, "mask": {"a": mask, "b": mask} if by_head else mask}
+        kept = {"inputs": x[mask], "targets": {name: each[mask] for name, each in targets.items()}}
+        wanted = [metrics["head"]("a", metrics["mse"]())]
+        assert evaluate(model, loss, wanted, [batch]) == pytest.approx(evaluate(model, loss, wanted, [kept]))
+
+    def test_labels_of_a_whole_sequence_that_are_as_many_as_its_positions(self, rng):
+        layers = [nn.GRU(3, 4, last=True), nn.Linear(4, 5)]
+        model = nn.Sequential(*layers).build((5, 3), precision="float64")
+        x, mask = rng.normal(size=(2, 5, 3)), np.arange(5) < np.array([[5], [2]])
+        y = rng.integers(0, 2, (2, 5))
+        alone = [{"inputs": x[:1], "targets": y[:1]}, {"inputs": x[1:, :2], "targets": y[1:]}]
+        found = evaluate(model, nn.BCEWithLogitsLoss(), [], [{"inputs": x, "targets": y, "mask": mask}])
+        assert found == pytest.approx(evaluate(model, nn.BCEWithLogitsLoss(), [], alone), rel=1e-12)
+
+
 class TestHead:
     def test_its_figure_is_its_metrics_own(self):
         metric = metrics["head"]("digit", metrics["accuracy"]())

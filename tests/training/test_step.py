@@ -118,7 +118,7 @@ class TestTrainStep:
             step(x, target, target)
         with pytest.raises(UsageError, match="targets is missing, there is inputs, weight"):
             step({"inputs": x, "weight": np.ones(8)})
-        with pytest.raises(UsageError, match="unknown part 'weights'; allowed: .* did you mean 'weight'"):
+        with pytest.raises(UsageError, match=r"unknown part 'weights'; allowed: .* did you mean 'weight'"):
             step({"inputs": x, "targets": target, "weights": np.ones(8)})
         with pytest.raises(ShapeError, match="mse"):
             value_and_grad(model, nn.MSELoss(), x, target.astype(float))
