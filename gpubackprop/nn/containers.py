@@ -36,8 +36,13 @@ class Container(Layer):
         raise NotImplementedError(f"{type(self).__name__}.shape_through")
 
     def infer(self, shape: Shape, scope: dict[str, Shape]) -> Shape:
-        """What `shape_through` finds."""
-        return self.shape_through(shape, dict(scope) if self.recompute else scope)
+        """What `shape_through` finds. Raises ShapeError where several outputs were to be recomputed."""
+        if not self.recompute:
+            return self.shape_through(shape, scope)
+        found = self.shape_through(shape, dict(scope))
+        if isinstance(found, Mapping):
+            raise ShapeError("heads cannot be recomputed: take recompute: true away, or put heads behind the container")
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, *shape) -> (N, *output_shape)."""
@@ -94,7 +99,7 @@ class Residual(Container):
 
     def shape_through(self, shape: Shape, scope: dict[str, Shape]) -> Shape:
         """Both ways must give the same shape."""
-        through = self.body.infer(shape, scope)
+        through = single(self.body.infer(shape, scope))
         around = self.shortcut.infer(shape, scope) if self.shortcut else shape
         if through != around:
             raise ShapeError(f"the layers give {through}, but the shortcut {around}; they are added, so must agree")
@@ -206,7 +211,7 @@ class Each(Container):
         if not shape:
             raise ShapeError("each needs samples of several items (K, ...), got single numbers")
         self.items = shape[0]
-        return (self.items, *self.body.infer(shape[1:], scope))
+        return (self.items, *single(self.body.infer(shape[1:], scope)))
 
     def through(self, x: Tensor) -> Tensor:
         """(N, K, ...) -> (N, K, ...)."""
@@ -224,7 +229,7 @@ class Each(Container):
 def single(shape: Shapes) -> Shape:
     """`shape`, unless it is that of several outputs."""
     if isinstance(shape, Mapping):
-        raise ShapeError("nothing can follow heads: they end a model")
+        raise ShapeError("nothing can follow heads: they end a model, and stand in no branch")
     return shape
 
 
@@ -233,7 +238,7 @@ def branch_shapes(layer: Layer, shape: Shape, scope: dict[str, Shape]) -> dict[s
     found = {}
     for key, branch in layer.children().items():
         try:
-            found[key] = branch.infer(shape, scope)
+            found[key] = single(branch.infer(shape, scope))
         except ShapeError as error:
             raise error.under(key, branch) from None
     return found

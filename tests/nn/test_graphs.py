@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,21 @@ class TestSeveralInputsAndOutputs:
     def test_nothing_follows_heads(self):
         with pytest.raises(ShapeError, match="end a model"):
             gbp.build([{"heads": {"branches": {"a": ["relu"]}}}, "relu"], (5,))
+
+    @pytest.mark.parametrize(
+        "around",
+        [
+            {"parallel": {"branches": [["HEADS"], ["relu"]]}},
+            {"residual": ["HEADS"]},
+            {"each": ["HEADS"]},
+            {"heads": {"branches": {"b": ["HEADS"]}}},
+            {"repeat": {"times": 1, "layers": ["HEADS"], "recompute": True}},
+        ],
+    )
+    def test_heads_stand_in_no_branch_and_are_not_recomputed(self, around):
+        config = json.dumps(around).replace('"HEADS"', '{"heads": {"branches": {"a": ["relu"]}}}')
+        with pytest.raises(ShapeError, match=r"heads: they end a model|heads cannot be recomputed"):
+            gbp.build([json.loads(config)], (4, 5))
 
     def test_an_unknown_input_names_what_there_is(self):
         with pytest.raises(ShapeError, match=r"'lefd'.*left, right.*did you mean 'left'"):
