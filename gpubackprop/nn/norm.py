@@ -9,7 +9,13 @@ import numpy as np
 from gpubackprop.errors import ShapeError
 from gpubackprop.nn.init import ones, zeros
 from gpubackprop.nn.layer import Layer, Shape, layers
-from gpubackprop.ops.norm import batch_norm, batch_norm_inference, update_statistics
+from gpubackprop.ops.norm import (
+    batch_norm,
+    batch_norm_inference,
+    masked_batch_norm,
+    update_masked_statistics,
+    update_statistics,
+)
 from gpubackprop.ops.sample_norm import group_norm, layer_norm, rms_norm, update_instance_statistics
 from gpubackprop.parameters import Buffer, Param
 from gpubackprop.registry import Inferred, Positive, PositiveFloat, Share
@@ -21,6 +27,7 @@ class BatchNorm(Layer):
     """Each channel to mean 0 and variance 1 over the batch, then weight and bias: (..., C) -> (..., C).
 
     Inference uses running statistics: running = (1 − momentum) running + momentum new, momentum None: their mean.
+    Positions of a sequence that a mask leaves out do not count, and come out as 0 where statistics are the batch's.
     One class for rows (N, C), sequences (N, T, C) and images (N, H, W, C). Ioffe and Szegedy 2015.
     """
 
@@ -66,6 +73,12 @@ class BatchNorm(Layer):
         if not x.training and self.track_running_stats:
             mean, var = self.running_mean.value, self.running_var.value
             y = batch_norm_inference(x, self.weight, self.bias, mean, var, eps=self.eps)
+            return y
+        if x.mask is not None and len(x.shape) > 2:
+            if x.training and self.track_running_stats:
+                running = (self.running_mean.value, self.running_var.value, self.num_batches_tracked.value)
+                x.tape.after_step(update_masked_statistics, *running, x.value, x.mask, self.momentum)
+            y = masked_batch_norm(x, self.weight, self.bias, x.mask, eps=self.eps)
             return y
         try:
             y, mean, var = batch_norm(x, self.weight, self.bias, eps=self.eps)

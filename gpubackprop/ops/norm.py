@@ -12,6 +12,7 @@ from typing import Any
 from gpubackprop.backend import Array, Backend
 from gpubackprop.errors import ShapeError
 from gpubackprop.ops.channels import across, channel_sum, rows_of
+from gpubackprop.ops.sample_norm import group_norm_backward, group_norm_forward
 from gpubackprop.ops.slices import at_once, slices
 from gpubackprop.tape import Op, Slots
 
@@ -72,6 +73,26 @@ def batch_norm_backward(b: Backend, saved: Any, dys: Any, slots: Slots) -> tuple
     return dx.reshape(x.shape), dweight, dbias
 
 
+def masked_batch_norm_forward(
+    b: Backend, x: Array, weight: Array | None, bias: Array | None, mask: Array, *, eps: float = 1e-5
+) -> tuple[Array, Any]:
+    """x (N, T, ..., C), weight and bias (C,) or None, mask (N, T) -> y (N, T, ..., C): statistics are over the
+    positions that the mask keeps, y is 0 at the others.
+
+    Instance norm of a single sample that holds all positions of the batch.
+    """
+    kept = _wide(b, mask, x).reshape(1, -1)
+    flat = x.reshape(1, kept.shape[1], x.shape[-1])
+    y, saved = group_norm_forward(b, flat, weight, bias, kept, groups=x.shape[-1], eps=eps)
+    return y.reshape(x.shape), saved
+
+
+def masked_batch_norm_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """dy (N, T, ..., C) -> dx, dweight (C,), dbias (C,): group norm's."""
+    dx, *rest = group_norm_backward(b, saved, dy.reshape(1, -1, dy.shape[-1]), slots)
+    return None if dx is None else dx.reshape(dy.shape), *rest
+
+
 def batch_norm_inference_forward(
     b: Backend, x: Array, weight: Array | None, bias: Array | None, mean: Array, var: Array, *, eps: float = 1e-5
 ) -> tuple[Array, Any]:
@@ -112,6 +133,33 @@ def update_statistics(
     running_var += share * (var * (count / (count - 1)) - running_var)
 
 
+def update_masked_statistics(
+    b: Backend,
+    running_mean: Array,
+    running_var: Array,
+    tracked: Array,
+    x: Array,
+    mask: Array,
+    momentum: float | None,
+) -> None:
+    """`update_statistics` by x (N, T, ..., C) where mask (N, T) keeps it; a batch of padding alone changes nothing."""
+    kept = _wide(b, mask, x)[..., None]
+    over, count = tuple(range(x.ndim - 1)), kept.sum().astype(x.dtype)
+    some = count > 0
+    mean = b.xp.where(kept, x, 0).sum(axis=over) / b.xp.maximum(count, 1)
+    error = b.xp.where(kept, x - mean, 0)
+    var = (error * error).sum(axis=over) / b.xp.maximum(count - 1, 1)
+    tracked += some
+    share = momentum if momentum is not None else (1.0 / b.xp.maximum(tracked, 1)).astype(x.dtype)
+    running_mean += some * share * (mean - running_mean)
+    running_var += some * share * (var - running_var)
+
+
+def _wide(b: Backend, mask: Array, x: Array) -> Array:
+    """mask (N, T) for all positions of x (N, T, ..., C): (N, T, ...)."""
+    return b.xp.broadcast_to(mask.reshape(*mask.shape, *(1,) * (x.ndim - 1 - mask.ndim)), x.shape[:-1])
+
+
 def _normalised(b: Backend, rows: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
     """rows (M, K), the others (C,) -> (rows − mean) rstd weight + bias, (M, K)."""
     centre, scale = across(b, mean, rows), across(b, rstd if weight is None else rstd * weight, rows)
@@ -147,4 +195,5 @@ def _pieces(b: Backend, rows: Array) -> Iterator[tuple[slice, Array]]:
 
 
 batch_norm = Op(batch_norm_forward, batch_norm_backward)
+masked_batch_norm = Op(masked_batch_norm_forward, masked_batch_norm_backward)
 batch_norm_inference = Op(batch_norm_inference_forward, batch_norm_inference_backward)
