@@ -7,6 +7,7 @@ from typing import Literal
 from gpubackprop.errors import ShapeError
 from gpubackprop.nn.layer import Layer, Shape, layers
 from gpubackprop.ops import activation
+from gpubackprop.ops.mask import fill
 from gpubackprop.registry import NonNegativeFloat, PositiveFloat
 from gpubackprop.tape import Tensor
 
@@ -109,6 +110,9 @@ class Softplus(Elementwise):
         return y
 
 
+NEVER = -1e30  # finite, so that padding alone gives numbers
+
+
 class AlongAxis(Layer):
     """`dim` counts the axes of our layout, the batch being 0, as PyTorch's does."""
 
@@ -130,14 +134,19 @@ class AlongAxis(Layer):
         """Whether the axis is that of features, which every position has for itself."""
         return self.dim == -1 or (self.shapes is not None and self.dim == len(self.shapes[0]))
 
+    def seen(self, x: Tensor) -> Tensor:
+        """x, with what has no share in a softmax over positions where a mask leaves some out."""
+        over_positions = x.mask is not None and self.dim % len(x.shape) == 1
+        return fill(x, x.mask, value=NEVER) if over_positions else x
+
 
 @layers.register("softmax")
 class Softmax(AlongAxis):
-    """y = eˣ / Σ eˣ along an axis. Not before cross_entropy, which takes logits."""
+    """y = eˣ / Σ eˣ along an axis; padding has no share. Not before cross_entropy, which takes logits."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, *shape) -> (N, *shape)."""
-        y: Tensor = activation.softmax(x, axis=self.dim)
+        y: Tensor = activation.softmax(self.seen(x), axis=self.dim)
         return y
 
 
@@ -147,5 +156,5 @@ class LogSoftmax(AlongAxis):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, *shape) -> (N, *shape)."""
-        y: Tensor = activation.log_softmax(x, axis=self.dim)
+        y: Tensor = activation.log_softmax(self.seen(x), axis=self.dim)
         return y

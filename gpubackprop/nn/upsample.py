@@ -8,6 +8,7 @@ from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.layer import Layer, Shape, layers
 from gpubackprop.nn.spatial import KINDS, each, spatial
 from gpubackprop.ops import upsample as ops
+from gpubackprop.ops.mask import fill
 from gpubackprop.registry import Positive, PositiveFloat
 from gpubackprop.tape import Tensor
 
@@ -19,7 +20,8 @@ class Upsample(Layer):
     """Interpolate to `size`, or to `scale_factor` times the size: (*S, C) -> (*P, C); exactly one of the two is given.
 
     `nearest` takes sequences, images and volumes, `linear` sequences, `bilinear` images, `trilinear` volumes.
-    `align_corners` lays the centres of the outermost cells on each other, else their edges. A mask ends here.
+    `align_corners` lays the centres of the outermost cells on each other, else their edges. A mask ends here: padding
+    counts as zeros.
     Raises UsageError where options do not go together.
     """
 
@@ -55,6 +57,8 @@ class Upsample(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, *S, C) -> (N, *P, C)."""
+        if x.mask is not None and len(x.shape) == 3:
+            x = fill(x, x.mask)
         size, axes = self.output_shape(x.shape[1:])[:-1], len(x.shape) - 2
         if self.scale_factor is None:
             scales = tuple(before / after for before, after in zip(x.shape[1:-1], size, strict=True))

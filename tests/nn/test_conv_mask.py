@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import pytest
 
@@ -112,3 +114,27 @@ def test_a_mask_ends_where_there_is_no_sequence_even_if_the_sizes_agree(layer):
     x = np.ones((2, 6, 6))
     tape = Tape(choose("cpu")[0])
     assert layer().forward(tape.input(x, mask=np.ones((2, 6), bool))).mask is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "strict"])
+@pytest.mark.parametrize(
+    "layer", [nn.Softmax(1), nn.Softmax(-2), nn.LogSoftmax(1), nn.Upsample(scale_factor=2, mode="linear")]
+)
+def test_padding_has_no_share_in_what_mixes_positions(layer, device):
+    layer.build((5, 4), 0, device, "float64")
+    backend = layer.built.backend
+    x, mask = np.random.default_rng(0).normal(size=(3, 5, 4)), np.arange(5) < np.array([[5], [2], [0]])
+    found = []
+    for noise in (0.0, 70.0):
+        tape = Tape(backend, recording=True)
+        tensor = tape.input(backend.from_host(x + noise * ~mask[..., None]), True, backend.from_host(mask))
+        y = layer.forward(tensor)
+        tape.backward(weighted_sum(y, backend.from_host(np.cos(np.arange(prod(y.shape))).reshape(y.shape))))
+        found.append((backend.to_host(y.value), backend.to_host(tensor.grad)))
+    (y, dx), (again, dx_again) = found
+    real = mask if y.shape == x.shape else np.ones(y.shape[:2], bool)
+    np.testing.assert_array_equal(y[real], again[real])
+    np.testing.assert_array_equal(dx, dx_again)
+    assert not dx[~mask].any()
+    if isinstance(layer, nn.Softmax):
+        np.testing.assert_allclose(y[:2].sum(axis=1), 1)
