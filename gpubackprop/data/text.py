@@ -43,7 +43,8 @@ class Text(Source):
     vocabulary  at most so many tokens, the commonest of the training split (characters: of the file)
     min_count   rarer tokens are unknown
     contiguous  of a stream: windows that do not overlap, and row r of a batch goes on where row r of the last one
-                ended, for recurrent layers that carry their state; nothing is shuffled
+                ended (with accumulate: of the same micro-batch of the last step), for recurrent layers that carry
+                their state; nothing is shuffled
     test        share that is the test split, where no file is; the same for every seed, as the validation share is
     """
 

@@ -75,6 +75,9 @@ class TrainStep:
     def update(self, batches: Sequence[Batch]) -> Array:
         """The part that can be captured: everything but moving data to the device and counting."""
         params = self.optimizer.params
+        held = [next(iter(carry.values()))[0].shape[0] for carry in self.carries if carry]
+        if held and sum(held) != sum(map(samples_in, batches)):
+            self.carries.clear()  # the states of other sequences: a step of what is left at the end of an epoch
         self.carries += [{} for _ in range(len(batches) - len(self.carries))]
         evaluate = partial(self.gradient, batches, self.carries[: len(batches)])
         losses, weight, tapes, self.carries[: len(batches)] = self.optimizer.gradient(evaluate)

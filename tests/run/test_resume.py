@@ -156,6 +156,17 @@ def test_accumulating_states_is_the_large_batch(tmp_path):
     for other in weights[1:]:
         for key, array in weights[0].items():
             np.testing.assert_allclose(other[key], array, rtol=1e-9, atol=1e-12)
+def test_accumulated_states_are_those_of_the_large_batch(tmp_path):
+    found = []
+    for accumulate in (1, 2):
+        config = stream(tmp_path)
+        config["data"]["batch_size"] = 4 // accumulate
+        config["training"]["accumulate"] = accumulate
+        gbp.train(config, run_dir=tmp_path / str(accumulate))
+        lines = toy.metrics(tmp_path / str(accumulate))
+        found.append([line["train/loss"] for line in lines if "train/loss" in line])
+    assert len(found[0]) == 14
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
 
 
 def test_interrupted_twice(data, whole, stop_at, tmp_path):
