@@ -144,8 +144,8 @@ class Tape:
             for name, each in array.items():
                 self.saved[name] = self.input(each, needs_grad, masks.get(name))
             return self.saved[next(iter(array))]
-        # Of the targets are masks by name, where there is but one input; a mask (N,) is of whole samples.
-        own = mask is not None and not isinstance(mask, Mapping) and mask.ndim > 1
+        # Of the targets are masks by name, where there is but one input, and those of another length.
+        own = mask is not None and not isinstance(mask, Mapping) and mask.ndim == 2 and mask.shape == array.shape[:2]
         return Tensor(array, self, needs_grad, mask if own else None)
 
     def key(self, path: str) -> str:

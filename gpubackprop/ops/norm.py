@@ -142,10 +142,10 @@ def update_masked_statistics(
     mask: Array,
     momentum: float | None,
 ) -> None:
-    """`update_statistics` by x (N, T, ..., C) where mask (N, T) keeps it; a batch of padding alone changes nothing."""
+    """`update_statistics` by x (N, T, ..., C) where mask (N, T) keeps it; less than two positions change nothing."""
     kept = _wide(b, mask, x)[..., None]
     over, count = tuple(range(x.ndim - 1)), kept.sum().astype(x.dtype)
-    some = count > 0
+    some = count > 1  # one value has no variance
     mean = b.xp.where(kept, x, 0).sum(axis=over) / b.xp.maximum(count, 1)
     error = b.xp.where(kept, x - mean, 0)
     var = (error * error).sum(axis=over) / b.xp.maximum(count - 1, 1)

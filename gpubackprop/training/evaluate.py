@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend import HostArray
+from gpubackprop.errors import UsageError
 from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.loss import Loss
 from gpubackprop.tape import Tape
@@ -39,9 +40,16 @@ def _values(output: Any) -> Any:
 
 
 def outputs(model: Layer, inputs: HostArray, batch_size: int, mask: HostArray | None = None) -> Iterator[HostArray]:
-    """The model's outputs for inputs (N, *shape), and the mask (N, T) of sequences, batch by batch, on the host."""
+    """The model's outputs for inputs (N, *shape), and the mask (N, T) of sequences, batch by batch, on the host.
+
+    Raises UsageError for a model of several outputs.
+    """
     for start in range(0, len(inputs), batch_size):
         x = model.as_input(inputs[start : start + batch_size])
         backend = model.built.backend
         real = None if mask is None else backend.from_host(mask[start : start + batch_size])
-        yield backend.to_host(model.forward(Tape(backend).input(x, mask=real)).value)
+        y: Any = model.forward(Tape(backend).input(x, mask=real))
+        if isinstance(y, Mapping):
+            heads = ", ".join(y)
+            raise UsageError(f"the model has several outputs ({heads}), predict writes one; use Python: load(run)(x)")
+        yield backend.to_host(y.value)

@@ -223,11 +223,11 @@ def samples_in(batch: Batch) -> int:
 
 def as_batches(data: Sequence[Any]) -> Sequence[Batch]:
     """(x, target), (batch,) or ([batch, …],) as a list of batches."""
-    if len(data) == 2:
+    if len(data) == 2 and not (isinstance(data[0], Mapping) and "targets" in data[0]):
         return [{"inputs": data[0], "targets": data[1]}]
     if len(data) == 1 and isinstance(data[0], Mapping):
         return [data[0]]
-    if len(data) == 1 and isinstance(data[0], Sequence) and data[0]:
+    if len(data) == 1 and isinstance(data[0], Sequence) and data[0] and all(isinstance(b, Mapping) for b in data[0]):
         return data[0]
     raise UsageError("a step takes (x, target), one batch of named arrays, or a non-empty list of batches")
 
@@ -247,6 +247,15 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
     for name, array in _named(batch):
         if np.shape(array)[:1] != (count,):
             raise UsageError(f"batch[{name!r}] has shape {np.shape(array)}, but inputs holds {count} samples")
+    named = list(_named(batch))
+    for name, mask in named:
+        if name.startswith("mask") and all(
+            np.shape(mask) != np.shape(array)[: np.ndim(mask)]
+            for other, array in named
+            if other.startswith(("inputs", "targets"))
+        ):
+            shapes = ", ".join(f"{other} {np.shape(array)}" for other, array in named if other != name)
+            raise UsageError(f"batch[{name!r}] of shape {np.shape(mask)} fits nothing: {shapes}; it is (N, T)")
     targets = batch["targets"]
     if all(isinstance(array, np.ndarray) for _, array in _named({"targets": targets})):
         loss.check_targets(targets)  # on the host still, where looking at values waits for nothing

@@ -9,6 +9,7 @@ from gpubackprop import nn
 from gpubackprop.backend import choose
 from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.tape import Tape
+from gpubackprop.training.step import value_and_grad
 
 TARGET = np.array([[1, 2, -100], [3, 3, 1]])
 
@@ -54,3 +55,9 @@ def test_mistakes(logits):
         loss.check_targets(np.array([[1, 4, 2]]))
     with pytest.raises(UsageError, match="a target is none of the model's 5 labels, 0 to 4"):
         loss(logits, np.array([[1, 7], [1, 1]]))
+
+
+def test_targets_of_another_shape_are_named():
+    model = nn.Sequential(nn.Linear(3, 5)).build((6, 3))
+    with pytest.raises(ShapeError, match=r"labels \(S,\) of each sample, got outputs \(2, 6, 5\) and targets \(2,\)"):
+        value_and_grad(model, nn.CTCLoss(), np.ones((2, 6, 3)), np.ones(2, int))

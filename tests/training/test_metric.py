@@ -9,7 +9,7 @@ import pytest
 
 from gpubackprop import nn
 from gpubackprop.backend import choose
-from gpubackprop.errors import ShapeError
+from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.training.evaluate import evaluate, outputs
 from gpubackprop.training.metric import Totals, metrics
 
@@ -113,6 +113,12 @@ def test_outputs_come_in_order(rng):
     parts = list(outputs(model, x, 3))
     assert [len(part) for part in parts] == [3, 3, 1]
     np.testing.assert_allclose(np.concatenate(parts), model(x), rtol=1e-6)
+
+
+def test_outputs_of_heads_are_refused():
+    model = nn.Sequential(nn.Heads({"a": [nn.Linear(2, 3)], "b": []})).build((2,))
+    with pytest.raises(UsageError, match=r"several outputs \(a, b\)"):
+        list(outputs(model, np.ones((4, 2), np.float32), 3))
 
 
 def test_perplexity_of_a_hopeless_model_is_infinite():

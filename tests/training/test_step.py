@@ -116,6 +116,13 @@ class TestTrainStep:
             step(x, target[:7])
         with pytest.raises(UsageError, match="takes"):
             step(x, target, target)
+        for data in (({"inputs": x, "targets": target}, {}), ([(x, target)],)):
+            with pytest.raises(UsageError, match="takes"):
+                step(*data)
+        with pytest.raises(
+            UsageError, match=r"'mask'\] of shape \(8, 5\) fits nothing: inputs \(8, 6\), targets \(8,\)"
+        ):
+            step({"inputs": x, "targets": target, "mask": np.ones((8, 5), bool)})
         with pytest.raises(UsageError, match="targets is missing, there is inputs, weight"):
             step({"inputs": x, "weight": np.ones(8)})
         with pytest.raises(UsageError, match=r"unknown part 'weights'; allowed: .* did you mean 'weight'"):
