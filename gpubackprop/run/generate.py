@@ -96,6 +96,8 @@ def _written(
     for number in range(tokens):
         logits = ahead(ids)
         logits[:, never] = logits[:, len(vocabulary) :] = -np.inf
+        logits = ahead(ids)[:, : len(vocabulary)]  # a table may have more rows than there are tokens
+        logits[:, never] = -np.inf
         draw = uniform(np, seed, stream_of("generate"), number, np.arange(samples), 1)[:, 0]
         chosen = sample(logits, draw.astype(np.float64), temperature, top_k, top_p)
         if boundary is not None:

@@ -29,7 +29,8 @@ class TrainStep:
     """`step(x, target)`, `step(batch)` or `step([batch, batch])` makes one update and returns the mean loss, shape ().
 
     Several batches accumulate: the update equals the one of the large batch to rounding, since losses are sums and are
-    divided once, by the weight of all (batch statistics aside). Nothing waits for the device; `float(loss)` does.
+    divided once, by the weight of all (batch statistics aside; auxiliary losses too, where masks or weights give the
+    samples of one batch more weight than those of another). Nothing waits for the device; `float(loss)` does.
 
     clip_norm   scale the gradient down to this Euclidean norm where it is larger
     clip_value  clip every element of the gradient to ±this

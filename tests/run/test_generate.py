@@ -46,6 +46,10 @@ class TestCache:
         assert not model.streams
         assert texts(model, tokens=tokens, samples=3) == by_cache
 
+    def test_outputs_beyond_the_vocabulary_are_never_drawn(self):
+        layers = [{"embedding": {"num_embeddings": 64, "embedding_dim": 8}}, {"lstm": 8}, {"linear": 64}]
+        assert len(texts(gbp.build(layers, (6,)), tokens=40, temperature=5.0)[0]) > 2
+
     def test_each_token_is_fed_once(self):
         model = gbp.build(GPT, (6,))
         seen = []
