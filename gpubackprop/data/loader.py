@@ -45,7 +45,6 @@ class Loader:
         drop_last: bool = False,
         reconstruct: bool = False,
         accumulate: int = 1,
-        together: int = 1,
     ) -> None:
         if not len(split):
             raise DataError("a split has no samples")
@@ -59,7 +58,6 @@ class Loader:
         self.shuffle, self.drop_last = shuffle, drop_last
         self.reconstruct = reconstruct  # the targets are the inputs, as the model gets them
         self.accumulate = accumulate  # batches that make one step, each of which hands on states of its own
-        self.together = together  # batches of one step: of contiguous samples each goes on where it was a step before
         self._latest: tuple[int, Rows] | None = None
 
     def __len__(self) -> int:
@@ -78,7 +76,6 @@ class Loader:
             count = len(self.split)
             if self.split.contiguous:
                 order = streams(count, self.batch_size * self.accumulate)
-                order = streams(count, self.batch_size * self.together)
             else:
                 order = permutation(count, self.seed, "data.order", epoch) if self.shuffle else np.arange(count)
             self._latest = latest = (epoch, order)

@@ -89,7 +89,6 @@ def prepare(
 
     With the `preprocessing` of an earlier run its transforms are used as they were fitted then. The training loader
     shuffles by (seed, epoch); the others keep the order of the data. `accumulate` batches of it make one step.
-    shuffles by (seed, epoch); the others keep the order of the data. `accumulate` of its batches make one step.
     """
     source = _dividing(source if preprocessing is None else source.after(preprocessing), options)
     info = _check(source, options)
@@ -118,7 +117,6 @@ def prepare(
         drop_last=options.drop_last,
         reconstruct=reconstruct,
         accumulate=accumulate,
-        together=accumulate,
     )
     validation, test = (
         None

@@ -94,8 +94,6 @@ def _written(
     ended = np.zeros(samples, bool)
     yield [prompt] * samples
     for number in range(tokens):
-        logits = ahead(ids)
-        logits[:, never] = logits[:, len(vocabulary) :] = -np.inf
         logits = ahead(ids)[:, : len(vocabulary)]  # a table may have more rows than there are tokens
         logits[:, never] = -np.inf
         draw = uniform(np, seed, stream_of("generate"), number, np.arange(samples), 1)[:, 0]

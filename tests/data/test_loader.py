@@ -152,11 +152,6 @@ def test_micro_batches_of_contiguous_samples_are_rows_of_the_large_batch():
     for step, batch in enumerate(large):
         np.testing.assert_array_equal(np.concatenate(micro[3 * step : 3 * step + 3]), batch)
     assert (micro[3] - micro[0] == 1).all()  # each goes on where it was one step ago
-def test_contiguous_micro_batches_go_on_from_step_to_step():
-    batches = [batch["targets"] for batch in Loader(split, 3, together=2).batches()]
-    steps = np.array([np.concatenate(batches[i : i + 2]) for i in (0, 2, 4, 6)])
-    assert (np.diff(steps, axis=0) == 1).all()
-    assert sorted(np.concatenate(batches)) == list(range(26))
 
 
 def test_a_subset_of_overlapping_windows_copies_only_what_is_taken():

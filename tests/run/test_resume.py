@@ -156,6 +156,8 @@ def test_accumulating_states_is_the_large_batch(tmp_path):
     for other in weights[1:]:
         for key, array in weights[0].items():
             np.testing.assert_allclose(other[key], array, rtol=1e-9, atol=1e-12)
+
+
 def test_accumulated_states_are_those_of_the_large_batch(tmp_path):
     found = []
     for accumulate in (1, 2):
