@@ -165,8 +165,8 @@ class _Parts:
         self.tokens()
         self.monitored(values.get("training"), values.get("schedule"))
         self.updates(values.get("training"), values.get("optimizer"), values.get("schedule"))
-        whole = all(each and not any(part.broken for part in each.walk()) for each in values.get("model") or [None])
-        if output is not None and whole:  # the keys of a broken model are not those that are meant
+        # The keys of a broken model are not those that are meant.
+        if output is not None and not any(problem.key.startswith("model") for problem in problems):
             self.patterns(values.get("optimizer"))
 
     def read(self, section: Component | None) -> None:
