@@ -40,7 +40,7 @@ class ShapeError(UsageError):
     """A layer cannot take what the layer before it gives, or arrays do not fit together.
 
     `path` is the key of the layer, outermost first, as far as the containers around it have said; `layer` is the layer
-    itself, for a config to say where it stands.
+    itself, or the innermost around it that a config has named, so that it can say where it stands.
     """
 
     def __init__(self, reason: str, path: tuple[str, ...] = (), layer: object = None) -> None:
@@ -49,7 +49,8 @@ class ShapeError(UsageError):
 
     def under(self, key: str, layer: object) -> ShapeError:
         """The same error, seen from a container that holds `layer` under `key`."""
-        return ShapeError(self.reason, (key, *self.path), self.layer or layer)
+        named = self.layer if getattr(self.layer, "origin", None) is not None else layer
+        return ShapeError(self.reason, (key, *self.path), named)
 
 
 class CheckpointError(UsageError):

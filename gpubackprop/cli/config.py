@@ -49,13 +49,14 @@ def init(
 
 @app.command()
 def validate(config: ConfigArgument, set_: SetOption = None) -> None:
-    """Check a config and everything it names, without training."""
+    """Check a config and everything it names, plugins included, without training."""
     from gpubackprop.run.check import make_plan
+    from gpubackprop.run.gradcheck import check_before
 
     plan = make_plan(config, set_ or [])
     layers = sum(1 for _, layer in plan.model.walk() if not layer.children())
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.info.counts.items())
-    for line in plan.notes:
+    for line in [*plan.notes, *check_before(plan)]:
         note(line)
     print(f"{config}: ok ({layers} layers; {counts})")
 

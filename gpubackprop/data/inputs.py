@@ -18,7 +18,7 @@ from gpubackprop.data.preprocessing import Preprocessing
 from gpubackprop.data.series import Series, read_rows
 from gpubackprop.data.source import Array, Shape, existing
 from gpubackprop.data.text import encoded_lines
-from gpubackprop.data.textfiles import read_text
+from gpubackprop.data.textfiles import read_texts
 from gpubackprop.data.vocabulary import Vocabulary
 from gpubackprop.errors import DataError
 
@@ -77,9 +77,9 @@ def _read_texts(
     if vocabulary.padding is None:
         raise DataError(f"{path}: this run is a language model, which classifies nothing; use: gpubackprop generate")
     (length,), _ = pre.single
-    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
-    encoded = [vocabulary.encode(line.strip()) for _, line in lines]
-    labels = [f"{path}:{number}" for number, _ in lines]
+    texts = read_texts(path, pre.classes or [])
+    encoded = [vocabulary.encode(text) for text, _ in texts]
+    labels = [where for _, where in texts]
     for label, ids in zip(labels, encoded, strict=True):
         if len(ids) > length:
             notes.append(f"{label}: {len(ids)} tokens, of which the model sees the first {length}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +73,23 @@ def read_labelled(path: Path) -> Labelled:
     if not rows:
         raise DataError(f"{path}: no rows")
     return Labelled([text for text, _, _ in rows], [label for _, label, _ in rows], [where for _, _, where in rows])
+
+
+def read_texts(path: Path, classes: Sequence[str]) -> list[tuple[str, str]]:
+    """(text, `file:line`) of every line that is not blank; of a .csv file with a column `text`, of every row.
+
+    A file all of whose lines are `label<tab>text` with labels among `classes` is read without them.
+    """
+    if path.suffix == ".csv":
+        reader = csv.DictReader(read_text(path).splitlines(keepends=True))
+        column = next((name for name in reader.fieldnames or [] if name and name.strip().lower() == "text"), None)
+        if column is not None:
+            return [((row[column] or "").strip(), f"{path}:{reader.line_num}") for row in reader]
+    lines = [(line.strip(), f"{path}:{n}") for n, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+    cut = [(line.partition("\t"), where) for line, where in lines]
+    if all(tab and label.strip() in classes for (label, tab, _), _ in cut):
+        return [(text.strip(), where) for (_, _, text), where in cut]
+    return lines
 
 
 def _labelled_lines(path: Path) -> Iterator[tuple[str, str, str]]:

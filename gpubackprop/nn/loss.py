@@ -98,10 +98,12 @@ class ByClass(Loss):
     def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
         """Outputs (..., V) with V at least the number of classes, targets (...)."""
         if tuple(output_shape[:-1]) != tuple(target_shape) or not output_shape:
-            one_hot = "; give class numbers, not one-hot rows" if tuple(output_shape) == tuple(target_shape) else ""
+            hint = "; give class numbers, not one-hot rows" if tuple(output_shape) == tuple(target_shape) else ""
+            if len(output_shape) > 1 and not target_shape:
+                hint = "; put flatten, or a pool over the positions, before the last layer"
             raise ShapeError(
                 f"{self.name} needs one class number for each row of logits: outputs {tuple(output_shape)} go with "
-                f"targets {tuple(output_shape[:-1])}, got {tuple(target_shape)}{one_hot}"
+                f"targets {tuple(output_shape[:-1])}, got {tuple(target_shape)}{hint}"
             )
         given = output_shape[-1]
         if classes is not None and given < classes:

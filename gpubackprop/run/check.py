@@ -229,9 +229,16 @@ class _Parts:
                     self.problems.add(origin.mark, origin.path, message)
 
     def tokens(self) -> None:
-        """The first table must have a row for every token of the data."""
-        vocabulary = self.info.vocabulary if self.info else None
-        if vocabulary is None or self.model is None:
+        """What takes symbols must get whole numbers, and the first table have a row for every token of the data."""
+        if self.info is None or self.model is None:
+            return
+        if not isinstance(self.info.input_dtype, dict) and self.info.float_inputs:
+            for _, layer in self.model.walk():
+                if layer.symbols and isinstance(layer.origin, Component):
+                    what = f"takes whole numbers, and the data's inputs are {self.info.input_dtype}"
+                    self.problems.add(layer.origin.mark, layer.origin.path, f"{what}; save them as int64")
+        vocabulary = self.info.vocabulary
+        if vocabulary is None:
             return
         tables = (layer for _, layer in self.model.walk() if hasattr(layer, "num_embeddings"))
         first = next(tables, None)

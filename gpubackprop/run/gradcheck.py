@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from gpubackprop import data as data_floor
 from gpubackprop.config import Component
 from gpubackprop.data import Loader
 from gpubackprop.diagnose.gradcheck import TOLERANCE, Finding, check_model, is_plugin
-from gpubackprop.errors import ConfigError, Problem
+from gpubackprop.errors import ConfigError, GpubackpropError, Problem
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.run.check import Plan, make_plan
 from gpubackprop.run.use import Run
@@ -57,14 +58,13 @@ def check_plugins(plan: Plan, loader: Loader) -> list[str]:
         return []
     model = Sequential(*(component.build() for component in plan.config.model))
     model.build(plan.info.input_shape, plan.config.seed, "cpu", "float64")
-    findings = check_model(
-        model,
-        plan.loss,
-        _batch(loader, SAMPLES),
-        wanted=is_plugin,
-        with_loss=is_plugin(plan.loss),
-        with_model=False,
-    )
+    batch, with_loss = _batch(loader, SAMPLES), is_plugin(plan.loss)
+    try:
+        findings = check_model(model, plan.loss, batch, wanted=is_plugin, with_loss=with_loss, with_model=False)
+    except GpubackpropError:
+        raise
+    except Exception as error:  # whatever a user's own forward pass may raise
+        raise ConfigError([_broken(error, plan)]) from error
     problems = [_problem(finding, plan) for finding in findings if finding.verdict == "wrong"]
     if problems:
         raise ConfigError(problems)
@@ -72,11 +72,32 @@ def check_plugins(plan: Plan, loader: Loader) -> list[str]:
     return [f"backward passes of plugins agree with numerical gradients: {names}"] if names else []
 
 
+def check_before(plan: Plan) -> list[str]:
+    """`check_plugins` on the config's own data, which is read only where there are plugins to check."""
+    if not any(is_plugin(part) for part in (plan.loss, *(layer for _, layer in plan.model.walk()))):
+        return []
+    prepared = data_floor.prepare(plan.source, plan.options, seed=plan.config.seed, dtype=np.float64)
+    return check_plugins(plan, prepared.train)
+
+
 def _problem(finding: Finding, plan: Plan) -> Problem:
     place: Any = getattr(finding.layer, "origin", None) if finding.layer else plan.config.loss
     where, key = (str(place.mark), place.path) if isinstance(place, Component) else ("model", finding.path)
     remedy = "mend backward, or set training.check_plugins: false"
     return Problem(where, key, f"its backward pass is wrong: {finding.reason}; {remedy}")
+
+
+def _broken(error: Exception, plan: Plan) -> Problem:
+    """Which layer of the config was at work when a plugin raised, and on which line of the plugin."""
+    place: Any = None
+    line = ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        for thing in (frame.f_locals.get("self"), frame.f_locals.get("layer")):
+            place = getattr(thing, "origin", None) or place
+        if frame.f_code.co_filename in plan.config.plugins:
+            line = f" ({Path(frame.f_code.co_filename).name}, line {number})"
+    where, key = (str(place.mark), place.path) if isinstance(place, Component) else ("plugins", "")
+    return Problem(where, key, f"raises {type(error).__name__}{line}: {' '.join(str(error).split())}")
 
 
 def _batch(loader: Loader, samples: int) -> dict[str, Any]:

@@ -162,3 +162,26 @@ def test_states_that_go_on_in_batches_drawn_at_random_get_a_note(written):
 def test_seeds_of_data_are_not_negative(written, source):
     (problem, *_) = problems(written(), {"data": source | {"seed": -1}})
     assert "data.seed: must be at least 0, got -1" in problem
+
+
+def test_a_layer_within_a_block_is_reported_where_the_block_stands(tmp_path):
+    text = TEXT.replace("ROWS", "6").replace("  - linear: 6\n", "  - gpt_block: {{num_heads: 3}}\n  - linear: 6\n")
+    (line,) = problems(write_text(tmp_path, text))
+    assert line == "a.yaml:7:5: model.1.gpt_block: num_heads is 3, which does not divide the input's width 4"
+
+
+def test_a_table_that_is_given_no_whole_numbers(written):
+    text = CONFIG.replace(
+        "  - linear: 3", "  - embedding: {{num_embeddings: 9, embedding_dim: 2}}\n  - flatten\n  - linear: 3"
+    )
+    (line,) = problems(written(text=text))
+    assert line == (
+        "a.yaml:6:5: model.0.embedding: takes whole numbers, and the data's inputs are float64; save them as int64"
+    )
+
+
+def test_a_forgotten_flatten(written):
+    text = CONFIG.replace("  - linear: 3", "  - reshape: {{shape: [2, 2]}}\n  - linear: 3")
+    (line,) = problems(written(text=text))
+    assert "outputs (2, 3)" in line
+    assert line.endswith("; put flatten, or a pool over the positions, before the last layer")

@@ -11,7 +11,8 @@ import gpubackprop as gbp
 from gpubackprop.diagnose.gradcheck import check_model
 from gpubackprop.errors import CheckpointError, ConfigError
 from gpubackprop.registry import Registry
-from gpubackprop.run.gradcheck import gradcheck
+from gpubackprop.run.check import make_plan
+from gpubackprop.run.gradcheck import check_before, gradcheck
 from tests.run import toy
 
 PLUGIN = """
@@ -115,6 +116,37 @@ class TestPlugins:
         assert problem.message.startswith("its backward pass is wrong: dx differs from the numerical gradient by ")
         assert problem.message.endswith("; mend backward, or set training.check_plugins: false")
         assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("line", "what"),
+        [
+            ("def forward(self, x, y):", r"raises TypeError: .*missing 1 required positional argument: 'y'"),
+            (
+                "def forward(self, x):\n        np.power(x, 3)",
+                r"raises TypeError \(mine.py, line \d+\): unsupported operand",
+            ),
+        ],
+    )
+    def test_a_broken_forward_pass_is_a_mistake_too(self, written, tmp_path, line, what):
+        path = written(3)
+        plugin = path.parent / "mine.py"
+        plugin.write_text("import numpy as np\n" + plugin.read_text().replace("def forward(self, x):", line))
+        for use in (lambda: gbp.train(path, run_dir=tmp_path / "run"), lambda: check_before(make_plan(path))):
+            with pytest.raises(ConfigError, match=what) as error:
+                use()
+            (problem,) = error.value.problems
+            assert problem.where.startswith(f"{path}:{line_of(path, 'test_cube')}:")
+            assert problem.key == "model.2.residual.layers.0.test_cube"
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("factor", [3, -3])
+    def test_validate_checks_plugins(self, written, factor):
+        plan = make_plan(written(factor))
+        if factor == 3:
+            assert check_before(plan)[0].startswith("backward passes of plugins agree")
+            return
+        with pytest.raises(ConfigError, match="its backward pass is wrong"):
+            check_before(plan)
 
     def test_the_check_can_be_turned_off(self, written, tmp_path):
         run = gbp.train(written(3.5), {"training.check_plugins": False, "training.epochs": 1}, run_dir=tmp_path / "run")

@@ -43,6 +43,14 @@ def test_a_classifier_of_texts(tmp_path: Path):
     rows = run.predict([str(tmp_path / "new.txt")]).rows()
     assert [row["prediction"] for row in rows] == ["1", "0"]
     assert [row["input"].rpartition(":")[2] for row in rows] == ["1", "3"]
+    # The forms that a training file may have are read without their labels.
+    (tmp_path / "new.csv").write_text('text,label\n"a good film",1\n"it, dull",0\n')
+    (tmp_path / "new.tsv").write_text("1\ta good film\n0\tit dull\n")
+    for name, first in (("new.csv", 2), ("new.tsv", 1)):
+        labelled = run.predict([str(tmp_path / name)]).rows()
+        assert [row["prediction"] for row in labelled] == ["1", "0"]
+        assert labelled[0]["probability"] == rows[0]["probability"]
+        assert labelled[0]["input"].endswith(f":{first}")
     ids = run.preprocessing.vocabulary.encode("a good film")
     logits = run.model(ids[None].astype(np.int64))[0]  # as long as it is, without padding
     assert rows[0]["probability"] == pytest.approx(np.exp(logits[1]) / np.exp(logits).sum(), abs=1e-5)
