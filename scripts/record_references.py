@@ -7,6 +7,7 @@ with where PyTorch is not installed. Run it after adding or changing a row, and 
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ def record(row: OpSpec) -> tuple[np.uint32, dict[str, Any]]:
 
 def main(families: list[str]) -> None:
     """Write one file per family of ops."""
+    if find_spec("torch") is None:
+        sys.exit('the references are PyTorch\'s results; install it: pip install ".[dev,oracle]"')
     rows = table()
     for family in families or sorted({row.family for row in rows}):
         path = harness.write_references(family, {row.name: record(row) for row in rows if row.family == family})

@@ -49,7 +49,7 @@ def init(
 
 @app.command()
 def validate(config: ConfigArgument, set_: SetOption = None) -> None:
-    """Check a config and everything it names, plugins included, without training."""
+    """Check a config and everything it names, without training."""
     from gpubackprop.run.check import make_plan
     from gpubackprop.run.gradcheck import check_before
 
