@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +71,16 @@ def command(*arguments, cwd=None, **variables):
     """`gpubackprop ARGUMENTS` in a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     words = [sys.executable, "-m", "gpubackprop", *map(str, arguments)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd)
+    return subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=cwd,
+        # Tests that run in the background of a shell were started with Ctrl-C ignored; their children are not to be.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def metrics(directory: Path):
