@@ -55,7 +55,7 @@ class _Block(Layer):
 
     def settle_width(self, width: int) -> None:
         """Set the sizes that depend on the width E."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.settle_width")
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, E) -> (N, T, E)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import sqrt
-from typing import ClassVar
 
 from gpubackprop.backend import Array
 from gpubackprop.optim.group import Groups, LayerDecay
@@ -25,7 +24,7 @@ class Adam(Optimizer):
     `eps` must be above 0: where all gradients were zero it is the whole denominator.
     """
 
-    decoupled: ClassVar[bool] = False
+    decoupled: bool = False  #: whether weight decay leaves the gradient as it is
 
     def __init__(
         self,
@@ -52,17 +51,26 @@ class Adam(Optimizer):
     def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], scalars: Array, decay: bool) -> None:
         """All arrays (P,)."""
         step_size, share, correction, weight_decay = scalars
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        if decay and self.decoupled:
-            value *= weight_decay
-        elif decay:
-            grad = grad + weight_decay * value
-        mean += share * (grad - mean)
-        square *= self.beta2
-        square += (1 - self.beta2) * self.xp.square(grad)
+        grad = self.decayed(value, grad, weight_decay) if decay else grad
+        mean, square = self.means(grad, state, share)
         if "max_exp_avg_sq" in state:
             square = self.xp.maximum(state["max_exp_avg_sq"], square, out=state["max_exp_avg_sq"])
         value -= step_size * mean / (self.xp.sqrt(square) / correction + self.eps)
+
+    def decayed(self, value: Array, grad: Array, weight_decay: Array) -> Array:
+        """The gradient (P,) with weight decay; where that is decoupled it shrinks `value` (P,) in place instead."""
+        if self.decoupled:
+            value *= weight_decay
+            return grad
+        return grad + weight_decay * value
+
+    def means(self, grad: Array, state: Mapping[str, Array], share: Array) -> tuple[Array, Array]:
+        """m and v of `grad`'s shape, updated in place; `share` is 1 - β₁."""
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean += share * (grad - mean)
+        square *= self.beta2
+        square += (1 - self.beta2) * self.xp.square(grad)
+        return mean, square
 
 
 @optimizers.register("adamw")

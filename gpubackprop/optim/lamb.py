@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from math import sqrt
 
 from gpubackprop.backend import Array
+from gpubackprop.optim.adam import Adam
 from gpubackprop.optim.group import Groups, LayerDecay
-from gpubackprop.optim.optimizer import Kinds, Optimizer, optimizers
+from gpubackprop.optim.optimizer import Kinds, optimizers
 from gpubackprop.parameters import Param, Parameters, Segment
 from gpubackprop.registry import Fraction, Given, NonNegativeFloat, PositiveFloat
 
 
 @optimizers.register("lamb")
-class LAMB(Optimizer):
+class LAMB(Adam):
     """LAMB (You et al. 2020, "Large batch optimization for deep learning"): Adam with a step size for each param.
 
         m ← β₁·m + (1 - β₁)·grad
@@ -36,9 +37,10 @@ class LAMB(Optimizer):
         groups: Groups = (),
         layer_decay: LayerDecay = 1.0,
     ) -> None:
-        super().__init__(params, lr, weight_decay, no_decay, groups, layer_decay, betas[0])
-        self.beta2, self.eps, self.has_momentum, self.bias_correction = betas[1], eps, True, bias_correction
-        self.add_state("exp_avg", "exp_avg_sq")
+        super().__init__(
+            params, lr, betas, eps, weight_decay, no_decay=no_decay, groups=groups, layer_decay=layer_decay
+        )
+        self.bias_correction = bias_correction
 
     def alone(self, segment: Segment) -> bool:
         """Every param has a norm of its own."""
@@ -55,10 +57,7 @@ class LAMB(Optimizer):
     ) -> None:
         """All arrays in the param's shape."""
         lr, share, first, second, weight_decay = scalars
-        xp, mean, square = self.xp, state["exp_avg"], state["exp_avg_sq"]
-        mean += share * (grad - mean)
-        square *= self.beta2
-        square += (1 - self.beta2) * xp.square(grad)
+        xp, (mean, square) = self.xp, self.means(grad, state, share)
         direction = mean / first / (xp.sqrt(square) / second + self.eps)
         if decay:
             direction = direction + weight_decay * value

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from math import sqrt
 
 from gpubackprop.backend import Array
+from gpubackprop.optim.adam import Adam
 from gpubackprop.optim.group import Groups, LayerDecay
-from gpubackprop.optim.optimizer import Kinds, Optimizer, optimizers
+from gpubackprop.optim.optimizer import Kinds, optimizers
 from gpubackprop.parameters import Parameters
 from gpubackprop.registry import Fraction, Given, NonNegativeFloat, PositiveFloat
 
 
 @optimizers.register("nadam")
-class NAdam(Optimizer):
+class NAdam(Adam):
     """Adam with Nesterov's momentum (Dozat 2016), as PyTorch's NAdam.
 
         μₜ = β₁·(1 - 0.96^(t·momentum_decay)/2)
@@ -39,11 +40,11 @@ class NAdam(Optimizer):
         groups: Groups = (),
         layer_decay: LayerDecay = 1.0,
     ) -> None:
-        super().__init__(params, lr, weight_decay, no_decay, groups, layer_decay, betas[0])
-        self.beta2, self.eps, self.has_momentum = betas[1], eps, True
+        super().__init__(
+            params, lr, betas, eps, weight_decay, no_decay=no_decay, groups=groups, layer_decay=layer_decay
+        )
         self.momentum_decay, self.decoupled = momentum_decay, decoupled_weight_decay
         self.numbers = {"mu_product": 1.0}
-        self.add_state("exp_avg", "exp_avg_sq")
 
     def mu(self, step: int) -> float:
         """The momentum of the `step`-th update."""
@@ -64,12 +65,6 @@ class NAdam(Optimizer):
     def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], scalars: Array, decay: bool) -> None:
         """All arrays (P,)."""
         of_mean, of_grad, share, correction, weight_decay = scalars
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        if decay and self.decoupled:
-            value *= weight_decay
-        elif decay:
-            grad = grad + weight_decay * value
-        mean += share * (grad - mean)
-        square *= self.beta2
-        square += (1 - self.beta2) * self.xp.square(grad)
+        grad = self.decayed(value, grad, weight_decay) if decay else grad
+        mean, square = self.means(grad, state, share)
         value -= (of_mean * mean + of_grad * grad) / (self.xp.sqrt(square) / correction + self.eps)

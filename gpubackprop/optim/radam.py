@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from math import sqrt
 
 from gpubackprop.backend import Array
+from gpubackprop.optim.adam import Adam
 from gpubackprop.optim.group import Groups, LayerDecay
-from gpubackprop.optim.optimizer import Kinds, Optimizer, optimizers
+from gpubackprop.optim.optimizer import Kinds, optimizers
 from gpubackprop.parameters import Parameters
 from gpubackprop.registry import Fraction, Given, NonNegativeFloat, PositiveFloat
 
 
 @optimizers.register("radam")
-class RAdam(Optimizer):
+class RAdam(Adam):
     """Rectified Adam (Liu et al. 2020), as PyTorch's RAdam: a step of momentum while the variance is still unsure.
 
     ρ∞ = 2/(1 - β₂) - 1,  ρ = ρ∞ - 2t·β₂ᵗ/(1 - β₂ᵗ)
@@ -37,10 +38,10 @@ class RAdam(Optimizer):
         groups: Groups = (),
         layer_decay: LayerDecay = 1.0,
     ) -> None:
-        super().__init__(params, lr, weight_decay, no_decay, groups, layer_decay, betas[0])
-        self.beta2, self.eps, self.has_momentum = betas[1], eps, True
+        super().__init__(
+            params, lr, betas, eps, weight_decay, no_decay=no_decay, groups=groups, layer_decay=layer_decay
+        )
         self.decoupled = decoupled_weight_decay
-        self.add_state("exp_avg", "exp_avg_sq")
 
     def coefficients(self, lr: float, weight_decay: float) -> tuple[float, ...]:
         """The factor of m, whether to divide by √v (1 or 0), 1 - β₁, and weight decay or what it leaves of a weight."""
@@ -57,12 +58,6 @@ class RAdam(Optimizer):
     def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], scalars: Array, decay: bool) -> None:
         """All arrays (P,)."""
         step_size, adaptive, share, weight_decay = scalars
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        if decay and self.decoupled:
-            value *= weight_decay
-        elif decay:
-            grad = grad + weight_decay * value
-        mean += share * (grad - mean)
-        square *= self.beta2
-        square += (1 - self.beta2) * self.xp.square(grad)
+        grad = self.decayed(value, grad, weight_decay) if decay else grad
+        mean, square = self.means(grad, state, share)
         value -= step_size * mean / (adaptive * (self.xp.sqrt(square) + self.eps) + (1 - adaptive))
