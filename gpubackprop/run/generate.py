@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,30 +16,53 @@ from gpubackprop.nn.layer import Layer, Shape
 from gpubackprop.tape import Tape
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Raises UsageError for an option out of its range.
+
+    temperature  below 1 likely tokens become likelier still; 0: always the likeliest
+    top_k        draw from the k likeliest tokens only
+    top_p        draw from the fewest tokens that together have this probability (Holtzman et al. 2020)
+    seed         the same seed gives the same texts
+    samples      how many texts
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        for name, fits, allowed in (
+            ("temperature", 0 <= self.temperature < np.inf, "at least 0"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("samples", self.samples >= 1, "at least 1"),
+            ("seed", 0 <= self.seed < 2**64, "from 0 to 2**64 - 1"),
+        ):
+            if not fits:
+                raise UsageError(f"{name} must be {allowed}")
+
+
+AS_LIKELY = Sampling()
+
+
 def generate(
     model: Layer,
     vocabulary: Vocabulary,
     context: int,
     prompt: str = "",
     tokens: int = 200,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
-    samples: int = 1,
+    sampling: Sampling = AS_LIKELY,
 ) -> Iterator[list[str]]:
-    """The texts so far, `samples` of them, prompt included: once for the prompt, then after every token.
+    """The texts so far, prompt included: once for the prompt, then after every token.
 
     A model of lines begins each with the boundary and ends it there; one of a stream goes on for `tokens` tokens.
 
-    context      tokens that the model was trained to see; further back it forgets, unless it is recurrent
-    temperature  below 1 likely tokens become likelier still; 0: always the likeliest
-    top_k        draw from the k likeliest tokens only
-    top_p        draw from the fewest tokens that together have this probability (Holtzman et al. 2020)
-    seed         the same seed gives the same texts
+    context   tokens that the model was trained to see; further back it forgets, unless it is recurrent
 
-    Raises UsageError for options out of range and for a prompt that cannot be written in the vocabulary.
+    Raises UsageError for a number of tokens below 0, DataError for a prompt that the vocabulary cannot write.
     """
     boundary = vocabulary.boundary
     start = list(vocabulary.encode(prompt))
@@ -47,7 +71,7 @@ def generate(
     # A stream has no beginning; a line's end is the best place to take one up.
     start = start or [int(vocabulary.encode("\n")[0]) if "\n" in vocabulary.tokens else 0]
     ahead = _Ahead(model, context, boundary)
-    return _written(ahead, vocabulary, start, prompt, tokens, temperature, top_k, top_p, seed, samples)
+    return _written(ahead, vocabulary, start, prompt, tokens, sampling)
 
 
 def translate(
@@ -56,12 +80,7 @@ def translate(
     shapes: Mapping[str, Shape],
     prompt: str,
     tokens: int = 200,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
-    samples: int = 1,
+    sampling: Sampling = AS_LIKELY,
 ) -> Iterator[list[str]]:
     """As `generate`, for a model that reads a text, `source` (S,), and writes another, `target` (T,).
 
@@ -71,7 +90,7 @@ def translate(
         raise UsageError("the vocabulary has no boundary, so that nothing says where an answer begins and ends")
     ahead = _Answer(model, vocabulary, shapes, prompt)
     tokens = min(tokens, ahead.longest)
-    return _written(ahead, vocabulary, [vocabulary.boundary], "", tokens, temperature, top_k, top_p, seed, samples)
+    return _written(ahead, vocabulary, [vocabulary.boundary], "", tokens, sampling)
 
 
 def _written(
@@ -80,15 +99,12 @@ def _written(
     start: Sequence[int],
     prompt: str,
     tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-    samples: int,
+    sampling: Sampling,
 ) -> Iterator[list[str]]:
     """The loop of both: `ahead` gives logits (N, V) for the token behind ids (N, T), which begin with `start`."""
-    check_options(temperature, top_k, top_p, tokens, samples, seed)
-    boundary = vocabulary.boundary
+    if tokens < 0:
+        raise UsageError("tokens must be at least 0")
+    samples, boundary = sampling.samples, vocabulary.boundary
     never = [number for number in (vocabulary.padding, vocabulary.unknown) if number is not None]
     ids = np.tile(np.asarray(start, np.int64), (samples, 1))  # (N, T)
     ended = np.zeros(samples, bool)
@@ -96,8 +112,8 @@ def _written(
     for number in range(tokens):
         logits = ahead(ids)[:, : len(vocabulary)]  # a table may have more rows than there are tokens
         logits[:, never] = -np.inf
-        draw = uniform(np, seed, stream_of("generate"), number, np.arange(samples), 1)[:, 0]
-        chosen = sample(logits, draw.astype(np.float64), temperature, top_k, top_p)
+        draw = uniform(np, sampling.seed, stream_of("generate"), number, np.arange(samples), 1)[:, 0]
+        chosen = sample(logits, draw.astype(np.float64), sampling.temperature, sampling.top_k, sampling.top_p)
         if boundary is not None:
             chosen[ended] = boundary
             ended |= chosen == boundary
@@ -126,22 +142,6 @@ def sample(
     heap = np.cumsum(p, axis=-1)
     place = (draw[:, None] * heap[:, -1:] >= heap).sum(axis=-1)
     return np.asarray(np.take_along_axis(order, place[:, None], axis=-1)[:, 0])
-
-
-def check_options(
-    temperature: float, top_k: int | None, top_p: float | None, tokens: int, samples: int, seed: int
-) -> None:
-    """Raise UsageError for an option out of its range."""
-    for name, fits, allowed in (
-        ("temperature", 0 <= temperature < np.inf, "at least 0"),
-        ("top_k", top_k is None or top_k >= 1, "at least 1"),
-        ("top_p", top_p is None or 0 < top_p <= 1, "above 0 and at most 1"),
-        ("tokens", tokens >= 0, "at least 0"),
-        ("samples", samples >= 1, "at least 1"),
-        ("seed", 0 <= seed < 2**64, "from 0 to 2**64 - 1"),
-    ):
-        if not fits:
-            raise UsageError(f"{name} must be {allowed}")
 
 
 class _Ahead:

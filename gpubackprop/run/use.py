@@ -20,7 +20,7 @@ from gpubackprop.errors import CheckpointError, DataError, UsageError
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.layer import PRECISIONS, Layer, entry
 from gpubackprop.run.directory import RunDirectory, read_metrics
-from gpubackprop.run.generate import generate, translate
+from gpubackprop.run.generate import Sampling, generate, translate
 from gpubackprop.training import checkpoint
 from gpubackprop.training.evaluate import evaluate as evaluate_model
 from gpubackprop.training.evaluate import outputs
@@ -98,7 +98,7 @@ class Run:
         return head | {f"{label}/{name}": value for name, value in found.items()}
 
     def generate(self, prompt: str = "", tokens: int = 200, name: str | None = None, **options: Any) -> list[str]:
-        """Texts that a trained language model writes after `prompt`; the options are those of `generate`."""
+        """Texts that a trained language model writes after `prompt`; the options are those of `Sampling`."""
         return deque(self.writing(prompt, tokens, name, **options), maxlen=1).pop()
 
     def writing(
@@ -108,14 +108,15 @@ class Run:
 
         A model that reads one text and writes another answers the prompt.
         """
+        sampling = Sampling(**options)
         preprocessing, task = self.preprocessing, self.config.data.options.get("task", "language_model")
         vocabulary, shapes = preprocessing.vocabulary, preprocessing.input_shape
         if vocabulary is not None and isinstance(shapes, dict) and set(shapes) == {"source", "target"}:
-            return translate(self.load(self.checkpoint(name)), vocabulary, shapes, prompt, tokens, **options)
+            return translate(self.load(self.checkpoint(name)), vocabulary, shapes, prompt, tokens, sampling)
         if vocabulary is None or isinstance(shapes, dict) or task not in ("language_model", "next_token"):
             kind = f"{self.config.data.type}, {task}" if vocabulary else self.config.data.type
             raise UsageError(f"{self.directory}: not a language model (its data is {kind}); train one on data of text")
-        return generate(self.load(self.checkpoint(name)), vocabulary, shapes[0], prompt, tokens, **options)
+        return generate(self.load(self.checkpoint(name)), vocabulary, shapes[0], prompt, tokens, sampling)
 
     def _loader(self, split: str, path: str | None) -> Loader:
         config, dtype = self.config, PRECISIONS[self.config.precision]

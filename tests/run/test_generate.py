@@ -9,7 +9,7 @@ import gpubackprop as gbp
 from gpubackprop.data.vocabulary import BOUNDARY, PAD, UNKNOWN, Vocabulary
 from gpubackprop.errors import UsageError
 from gpubackprop.nn.layer import Layer
-from gpubackprop.run.generate import generate, sample
+from gpubackprop.run.generate import Sampling, generate, sample
 from tests.run import toy
 
 LETTERS = Vocabulary.fit(["abcdefg\n"], "characters")
@@ -26,7 +26,7 @@ LSTM = [{"embedding": {"num_embeddings": 8, "embedding_dim": 8}}, {"lstm": 8}, {
 
 
 def texts(model, prompt="ab", tokens=12, **options):
-    return list(generate(model, LETTERS, 6, prompt, tokens, **options))[-1]
+    return list(generate(model, LETTERS, 6, prompt, tokens, Sampling(**options)))[-1]
 
 
 def streaming(model, streams):
