@@ -7,7 +7,7 @@ from gpubackprop.data.idx import Idx
 from gpubackprop.data.inputs import Inputs, read_inputs
 from gpubackprop.data.loader import Batch, Loader, batches_in, prefetch
 from gpubackprop.data.options import DataOptions
-from gpubackprop.data.prepare import Data, check, prepare
+from gpubackprop.data.prepare import Data, check, divided, prepare
 from gpubackprop.data.preprocessing import Preprocessing
 from gpubackprop.data.scenes import DigitScenes
 from gpubackprop.data.sequences import Sequences
@@ -43,6 +43,7 @@ __all__ = [
     "augmentations",
     "batches_in",
     "check",
+    "divided",
     "prefetch",
     "prepare",
     "read_inputs",

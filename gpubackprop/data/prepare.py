@@ -33,10 +33,11 @@ class Data:
 
 def check(source: Source, options: DataOptions) -> DataInfo:
     """What `prepare` will find, from headers alone; DataError or ShapeError for all that can be known to fail."""
-    return _check(_dividing(source, options), options)
+    return _check(divided(source, options), options)
 
 
-def _dividing(source: Source, options: DataOptions) -> Source:
+def divided(source: Source, options: DataOptions) -> Source:
+    """The source, told to hold out its validation split itself where it does so: what it reads then is read once."""
     share = options.validation
     return source if isinstance(share, str) or not share else source.holding_out(share)
 
@@ -90,7 +91,7 @@ def prepare(
     With the `preprocessing` of an earlier run its transforms are used as they were fitted then. The training loader
     shuffles by (seed, epoch); the others keep the order of the data. `accumulate` batches of it make one step.
     """
-    source = _dividing(source if preprocessing is None else source.after(preprocessing), options)
+    source = divided(source if preprocessing is None else source.after(preprocessing), options)
     info = _check(source, options)
     splits = _with_validation(source, source.load(), options, seed)
     present = {name: split for name in info.counts if (split := getattr(splits, name)) is not None}

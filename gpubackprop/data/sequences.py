@@ -69,7 +69,7 @@ class Sequences(Source):
 
     def holding_out(self, share: float) -> Source:
         """The last rows before the test's."""
-        return self if self.window is None else self.changed(_held_out=share)
+        return self if self.window is None or share == self._held_out else self.changed(_held_out=share)
 
     def after(self, preprocessing: Preprocessing) -> Source:
         """With the scale, or the classes and the length, of an earlier training."""

@@ -145,7 +145,7 @@ class Source:
 
     def holding_out(self, share: float) -> Source:
         """This source with a validation split of `share` of its training data, where it knows better than to draw
-        samples: windows that overlap would be on both sides."""
+        samples: windows that overlap would be on both sides. One that is so divided already is itself the answer."""
         return self
 
     def after(self, preprocessing: Preprocessing) -> Source:

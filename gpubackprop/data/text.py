@@ -85,7 +85,7 @@ class Text(Source):
 
     def holding_out(self, share: float) -> Source:
         """The last share of a stream, or lines drawn by a constant permutation: windows would overlap."""
-        return self.changed(_held_out=share)
+        return self if share == self._held_out else self.changed(_held_out=share)
 
     def after(self, preprocessing: Preprocessing) -> Source:
         """With the vocabulary, classes and length of an earlier training."""

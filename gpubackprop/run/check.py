@@ -174,8 +174,11 @@ class _Parts:
         if section is None or section.broken or section.common is None:
             return
         try:
-            self.source = section.build() if self.arrays is None else data.Memory(self.arrays)
             self.options = section.common.build()
+            # Divided once, so that `prepare` need not read again what the check has read.
+            self.source = data.divided(
+                section.build() if self.arrays is None else data.Memory(self.arrays), self.options
+            )
             self.info = data.check(self.source, self.options)
         except (DataError, ShapeError) as error:
             mark, path = section.place("path")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gpubackprop.data import prepare
 from gpubackprop.errors import ConfigError
 from gpubackprop.run.check import make_plan
 
@@ -117,6 +118,14 @@ def test_a_table_with_too_few_rows_for_the_tokens(tmp_path):
     (line,) = problems(write_text(tmp_path, TEXT.replace("ROWS", "5")))
     assert line.startswith("a.yaml:6:33: model.0.embedding.num_embeddings: 5 rows, but the data has 6 tokens")
     assert make_plan(write_text(tmp_path, TEXT.replace("ROWS", "6"))).notes == []
+
+
+def test_a_text_is_read_once_for_check_and_training(tmp_path):
+    plan = make_plan(write_text(tmp_path, TEXT.replace("ROWS", "6")))
+    (tmp_path / "a.txt").unlink()
+    counts = prepare(plan.source, plan.options).info.counts
+    assert counts == plan.info.counts
+    assert set(counts) == {"train", "validation"}
 
 
 def test_tokens_that_no_layer_takes_as_such_get_a_note(tmp_path):
