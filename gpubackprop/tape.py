@@ -86,7 +86,8 @@ class Op:
         """Run on tensors, params, arrays or None; the result is a Tensor, or a tuple of them."""
         tape = next(x.tape for x in inputs if type(x) is Tensor)
         arrays = [x.value if isinstance(x, Tensor | Param) else x for x in inputs]
-        y, saved = self.forward(tape.backend, *arrays, **options)
+        pair = tape.backend.pair(self, arrays, options)
+        y, saved = pair.forward(tape.backend, *arrays, **options)
         needs_grad = any(getattr(x, "needs_grad", False) for x in inputs)
         several = type(y) is tuple
         mask = next((x.mask for x in inputs if type(x) is Tensor and x.mask is not None), None)
@@ -95,7 +96,7 @@ class Op:
             for value in (y if several else (y,))
         )
         if tape.recording and needs_grad:
-            tape.entries.append((self, saved, inputs, outputs))
+            tape.entries.append((pair, saved, inputs, outputs))
         return outputs if several else outputs[0]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from importlib import import_module
 
 from gpubackprop.backend.base import Array, Backend, HostArray, NumpyBackend
 from gpubackprop.errors import DeviceError, UsageError
@@ -19,13 +21,34 @@ def named(device: str) -> str:
     return device
 
 
-def choose(device: str) -> tuple[Backend, str]:
+#: Where kernels for the CPU are; by name, since kernels stand above all floors that choose a backend.
+KERNELS = "gpubackprop.kernels.cpu"
+
+
+def cpu(kernels: str = "auto") -> tuple[Backend, str]:
+    """The CPU's backend, and what to say of its kernels: `auto` takes them where they can be had, `reference` never.
+
+    The environment variable GPUBACKPROP_KERNELS=reference does as `reference`.
+    """
+    if kernels not in ("auto", "reference"):
+        raise UsageError(f"unknown kernels {kernels!r}; known: auto, reference")
+    if "reference" in (kernels, os.environ.get("GPUBACKPROP_KERNELS")):
+        return NumpyBackend(), "reference kernels, as asked"
+    try:
+        backend: Backend = import_module(KERNELS).load()
+    except (ImportError, UsageError) as error:
+        return NumpyBackend(), f"plain NumPy, slower: {error}"
+    return backend, backend.describe()
+
+
+def choose(device: str, kernels: str = "auto") -> tuple[Backend, str]:
     """The backend for `auto`, `cpu`, `cuda` or `cuda:N`, and one line that says what was chosen and why.
 
     Raises DeviceError where a GPU was asked for and cannot be used; `auto` falls back to the CPU and says so.
     """
     if device == "cpu":
-        return NumpyBackend(), "device: cpu, as asked"
+        backend, words = cpu(kernels)
+        return backend, f"device: cpu, as asked ({words})"
     if device == "strict":
         from gpubackprop.backend.strict import StrictBackend
 
@@ -34,10 +57,11 @@ def choose(device: str) -> tuple[Backend, str]:
 
     if device == "auto":
         try:
-            backend: Backend = CupyBackend()
+            backend = CupyBackend()
         except DeviceError as error:
             reason = str(error).partition(";")[0]  # the remedy is for those who asked for a GPU; doctor gives it too
-            return NumpyBackend(), f"device: cpu, because auto found no GPU ({reason})"
+            backend, words = cpu(kernels)
+            return backend, f"device: cpu, because auto found no GPU ({reason}; {words})"
         return backend, f"device: {backend.describe()}, because auto found a GPU"
     backend = CupyBackend(int(named(device).partition(":")[2] or 0))
     return backend, f"device: {backend.describe()}, as asked"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,14 @@ class Backend:
     xp: Any
     #: bytes: intermediate results of about this size are quickest. On a CPU they stay in the cache.
     scratch: int = 2 << 20
+
+    def pair(self, op: Any, arrays: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        """The pair of functions that does `op` on these arrays: the op itself, or a kernel in its place."""
+        return op
+
+    def rule(self, reference: Callable[..., Any]) -> Callable[..., Any]:
+        """What does the work of a function that is not an op: itself, or a kernel in its place."""
+        return reference
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """Matrix product over the last two axes, (..., M, K) times (..., K, N), batches broadcast."""

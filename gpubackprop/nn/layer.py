@@ -117,7 +117,12 @@ class Layer:
             yield from child.walk(f"{path}.{key}" if path else key)
 
     def build(
-        self, input_shape: Shapes | None = None, seed: int = 0, device: str = "cpu", precision: str = "float32"
+        self,
+        input_shape: Shapes | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        precision: str = "float32",
+        kernels: str = "auto",
     ) -> Self:
         """Settle all shapes and make the weights; weights of an earlier build are replaced.
 
@@ -126,7 +131,7 @@ class Layer:
         """
         if precision not in PRECISIONS:
             raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-        backend, _ = choose(device)
+        backend, _ = choose(device, kernels)
         self.link({})
         if input_shape is not None:
             self.infer(*entry(input_shape))

@@ -1,0 +1,17 @@
+"""Kernels for the CPU, compiled by Numba."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from gpubackprop.backend import Backend
+
+
+def load() -> Backend:
+    """The CPU with all kernels of this folder. Raises ImportError, UsageError that say what is missing."""
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")  # each file enters its kernels into the table
+    from gpubackprop.kernels.cpu.backend import CpuBackend
+
+    return CpuBackend()

@@ -1,0 +1,99 @@
+"""Matrix products inside compiled functions: NumPy's own OpenBLAS on one thread, called by address.
+
+The kernels own the threads (DESIGN: one owner): each thread multiplies its own part. Two pools, OpenBLAS's and
+Numba's, would spin against each other, which measured six times slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from gpubackprop.errors import UsageError
+
+_ROW_MAJOR, _PLAIN, _TRANSPOSED = np.int32(101), np.int32(111), np.int32(112)
+
+
+def _library() -> ctypes.CDLL:
+    """NumPy's OpenBLAS, 64-bit integers. Raises UsageError where NumPy was built with another BLAS."""
+    folder = Path(np.__file__).parent
+    for place in (folder.parent / "numpy.libs", folder / ".dylibs"):
+        for path in sorted(place.glob("libscipy_openblas64_*")):
+            return ctypes.CDLL(str(path))
+    raise UsageError("this NumPy does not bring its own OpenBLAS (the wheels from PyPI do)")
+
+
+_LIBRARY = _library()
+_threads = _LIBRARY.scipy_openblas_set_num_threads64_
+_threads.argtypes, _threads.restype = [ctypes.c_int], None
+_count = _LIBRARY.scipy_openblas_get_num_threads64_
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """OpenBLAS on one thread meanwhile: the user's own products have all of theirs again afterwards."""
+    before = _count()
+    _threads(1)
+    try:
+        yield
+    finally:
+        _threads(before)
+
+
+def _external(letter: str, number: Any) -> Any:
+    """cblas_sgemm or cblas_dgemm as a function that compiled code calls. By name, so that its callers are cached."""
+    name = f"gpubackprop_{letter}gemm"
+    address = ctypes.cast(getattr(_LIBRARY, f"scipy_cblas_{letter}gemm64_"), ctypes.c_void_p).value
+    llvmlite.binding.add_symbol(name, address)
+    enum, size, pointer = types.int32, types.int64, types.uintp
+    return types.ExternalFunction(
+        name,
+        types.void(enum, enum, enum, size, size, size, number, pointer, size, pointer, size, number, pointer, size),
+    )
+
+
+_GEMM = {types.float32: _external("s", types.float32), types.float64: _external("d", types.float64)}
+
+
+def gemm(a: Any, turn_a: bool, b: Any, turn_b: bool, c: Any, keep: bool) -> None:
+    """c (M, N) = a b, on top of what is there where `keep`; `turn_a`, `turn_b`: a is (K, M), b is (N, K), transposed.
+
+    For compiled functions. Rows of all three must be contiguous, and may lie apart: slices of columns are fine.
+    """
+    raise NotImplementedError("gemm is for compiled functions")
+
+
+@overload(gemm)
+def _gemm(a: Any, turn_a: Any, b: Any, turn_b: Any, c: Any, keep: Any) -> Any:
+    external, number = _GEMM[c.dtype], np.float32 if c.dtype == types.float32 else np.float64
+
+    def call(a: Any, turn_a: Any, b: Any, turn_b: Any, c: Any, keep: Any) -> None:
+        rows, columns = c.shape
+        inner = a.shape[0] if turn_a else a.shape[1]
+        if rows > 0 and columns > 0:
+            external(
+                _ROW_MAJOR,
+                _TRANSPOSED if turn_a else _PLAIN,
+                _TRANSPOSED if turn_b else _PLAIN,
+                rows,
+                columns,
+                inner,
+                number(1),
+                a.ctypes.data,
+                max(a.strides[0] // a.itemsize, 1),
+                b.ctypes.data,
+                max(b.strides[0] // b.itemsize, 1),
+                number(1 if keep else 0),
+                c.ctypes.data,
+                max(c.strides[0] // c.itemsize, 1),
+            )
+
+    return call

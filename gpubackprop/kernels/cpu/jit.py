@@ -1,0 +1,75 @@
+"""How kernels are compiled, by Numba, and where compiled ones are kept from process to process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import config
+from numba import prange as prange  # for the kernels: their one source of compiler names
+from numba.extending import register_jitable
+
+# All of fastmath but nnan and ninf: a NaN must come out where one went in, or training hides it.
+_FLAGS = {"reassoc", "contract", "arcp", "nsz", "afn"}
+_OPTIONS: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "error_model": "numpy"}
+
+
+class Parallel:
+    """A function whose last argument is the number of threads, over which it has a `prange` of its own.
+
+    Compiled twice, each when first needed: with threads, and without for what is too small to share.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.name = function.__name__
+        self.alone = _compiled(function)
+        self.together = _compiled(function, parallel=True)
+
+
+def parallel(function: Callable[..., None]) -> Parallel:
+    """Decorate `f(*arrays and numbers, threads)`, whose outer loop is `for t in prange(threads)`."""
+    return Parallel(function)
+
+
+def serial(function: Callable[..., Any]) -> Any:
+    """Decorate a function that the parallel ones call: on 1-D slices, since those become vector instructions."""
+    return _compiled(function)
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """Decorate a function of single numbers: it becomes part of each loop that calls it."""
+    return register_jitable(inline="never")(function)
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(_FOLDER or before)  # the user's own functions keep theirs
+    try:
+        return numba.njit(cache=_FOLDER is not None, **_OPTIONS, **options)(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+def _folder() -> Path | None:
+    """Where compiled kernels lie, None where nothing can be written.
+
+    GPUBACKPROP_CACHE, or the user's cache folder; below it one folder for each state of these sources, because Numba
+    looks at the file of a function, not at those of the functions that became part of it.
+    """
+    home = os.environ.get("GPUBACKPROP_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    digest = hashlib.sha256(numba.__version__.encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    folder = Path(home) / "gpubackprop" / "kernels" / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+_FOLDER = _folder()

@@ -1,0 +1,60 @@
+"""Step memory: arrays whose memory is used again, so that a steady step asks the system for none.
+
+A fresh array of a megabyte costs more than the arithmetic on it: the system hands it out page by page, zeroed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.backend import Array
+
+_SMALL = 4096  # bytes: below it NumPy's own allocation is as quick
+_LINE = 64  # bytes of a cache line
+
+
+class _Block(np.ndarray[Any, Any]):
+    """Memory that goes back to its pool when the last array on it is gone."""
+
+    pool: Pool | None = None
+
+    def __del__(self) -> None:
+        if self.pool is not None:
+            self.pool.free[self.size].append(self.base)
+
+
+class Pool:
+    """Memory by size. `poison`: fill what is handed out with NaN, so that reading what nobody wrote shows."""
+
+    def __init__(self, poison: bool = False) -> None:
+        self.free: dict[int, list[Any]] = {}
+        self.poison = poison
+        self.held = 0  #: bytes that were asked of the system
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array with whatever was there before."""
+        dtype = np.dtype(dtype)
+        size = prod(shape) * dtype.itemsize
+        if size < _SMALL:
+            small = np.empty(shape, dtype)
+            if self.poison:
+                small.view(np.uint8).fill(255) if small.ndim else small.fill(-1 if dtype.kind in "iu" else np.nan)
+            return small
+        rounded = -(-size // _LINE) * _LINE
+        stack = self.free.setdefault(rounded, [])
+        # The base of a block is no array, so that the base of all views, and of views of views, is the block.
+        block = _Block(rounded, np.uint8, stack.pop() if stack else self._fresh(rounded))
+        block.pool = self
+        if self.poison:
+            block.fill(255)
+        return np.ndarray(shape, dtype, block)
+
+    def _fresh(self, size: int) -> Any:
+        self.held += size
+        wide = np.empty(size + _LINE, np.uint8)
+        start = -wide.ctypes.data % _LINE
+        return (ctypes.c_char * size).from_buffer(wide.data, start)

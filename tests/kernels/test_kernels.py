@@ -1,0 +1,66 @@
+"""Every kernel against its reference, over the rows of the op table that it fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.kernels import harness
+from tests.ops import harness as rows
+from tests.ops.specs import table
+
+ROWS = table()
+each_row = pytest.mark.parametrize("spec", ROWS, ids=lambda spec: spec.name)
+
+
+def kernels_for(spec, inputs, threads=2):
+    b = harness.backend(threads)
+    if b.pair(spec.op, inputs, spec.options) is spec.op:
+        pytest.skip("no kernel takes this row: the reference does")
+    return b
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+@each_row
+def test_a_kernel_equals_its_reference(spec, dtype):
+    inputs = rows.draw(spec, dtype)
+    b = kernels_for(spec, inputs)
+    options = {"outputs": spec.outputs, "constants": spec.constants}
+    harness.assert_equals_reference(b, spec.op, inputs, spec.options, **options)
+
+
+@each_row
+def test_a_kernel_takes_arrays_with_gaps_and_read_only_ones(spec):
+    inputs = [rows.scattered(a) for a in rows.draw(spec, np.float64)]
+    b = kernels_for(spec, inputs)
+    for a in inputs:
+        if a is not None:
+            a.flags.writeable = False
+    harness.assert_equals_reference(b, spec.op, inputs, spec.options, outputs=spec.outputs, constants=spec.constants)
+
+
+@each_row
+def test_a_nan_goes_through_a_kernel_as_through_its_reference(spec):
+    inputs = rows.draw(spec, np.float32)
+    b = kernels_for(spec, inputs)
+    first = next(i for i, a in enumerate(inputs) if rows.is_float(a) and a.size)
+    inputs[first].reshape(-1)[0] = np.nan
+    with np.errstate(invalid="ignore"):
+        wanted, _ = rows.forward(spec, inputs)
+        found = b.pair(spec.op, inputs, spec.options).forward(b, *inputs, **spec.options)[0]
+    for a, reference in zip(found if type(found) is tuple else (found,), wanted, strict=True):
+        assert np.array_equal(np.isnan(a), np.isnan(reference))
+
+
+@each_row
+def test_one_two_and_four_threads_agree_to_rounding(spec):
+    inputs = rows.draw(spec, np.float64)
+    found = []
+    for threads in (1, 2, 4):
+        b = kernels_for(spec, inputs, threads)
+        ys, _ = rows.forward(spec, inputs)
+        dys = rows.draw_dys(spec, ys)
+        wanted = rows.differentiable(spec, inputs)
+        found.append(harness.run(b, b.pair(spec.op, inputs, spec.options), inputs, spec.options, dys, wanted))
+    for other in found[1:]:
+        rows.assert_close(other, found[0], 1e-12)
