@@ -60,9 +60,9 @@ class Tensor:
         if self.grad is None:
             self.grad = grad
         elif self.owned:
-            self.grad += grad
+            self.tape.backend.add(self.grad, grad, out=self.grad)
         else:
-            self.grad, self.owned = self.grad + grad, True
+            self.grad, self.owned = self.tape.backend.add(self.grad, grad), True
 
 
 class Op:
@@ -200,7 +200,7 @@ class Tape:
     def apply_effects(self) -> None:
         """Run what was deferred, in the order of the forward pass."""
         for effect, args in self.effects:
-            effect(self.backend, *args)
+            self.backend.rule(effect)(self.backend, *args)
         self.effects.clear()
 
     def backward(self, loss: Tensor) -> None:
@@ -230,8 +230,8 @@ class Tape:
         if isinstance(x, Tensor):
             x.accumulate(grad)
         elif x in self.written:
-            x.grad += grad
+            self.backend.add(x.grad, grad, out=x.grad)
         else:
             if grad is not x.grad:
-                x.grad[...] = grad
+                self.backend.assign(x.grad, grad)
             self.written.add(x)

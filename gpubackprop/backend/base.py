@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ class Backend:
     #: bytes: intermediate results of about this size are quickest. On a CPU they stay in the cache.
     scratch: int = 2 << 20
 
+    fuses: bool = False  #: whether ops that do several layers' work are quicker here
+
     def pair(self, op: Any, arrays: Sequence[Any], options: Mapping[str, Any]) -> Any:
         """The pair of functions that does `op` on these arrays: the op itself, or a kernel in its place."""
         return op
@@ -39,6 +42,18 @@ class Backend:
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """Matrix product over the last two axes, (..., M, K) times (..., K, N), batches broadcast."""
         return self.xp.matmul(a, b, out=out)
+
+    def add(self, x: Array, y: Array, out: Array | None = None) -> Array:
+        """x + y of one shape, into `out` where it is given."""
+        return self.xp.add(x, y, out=out)
+
+    def divide(self, x: Array, y: Array, out: Array | None = None) -> Array:
+        """x / y, y of x's shape or 0-d, into `out` where it is given."""
+        return self.xp.divide(x, y, out=out)
+
+    def assign(self, out: Array, x: Any) -> None:
+        """out[...] = x, an array of its shape or a number."""
+        out[...] = x
 
     def scatter_add(self, out: Array, index: Array, value: Array) -> None:
         """`out[index] += value` with every repetition of an index counted."""
@@ -63,6 +78,20 @@ class Backend:
     def capture(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """`step`, made ready to be run many times; inside it nothing may wait for the device."""
         return step
+
+    def repeated(
+        self, step: Callable[[Any], tuple[Array | None, ...]], prepare: Callable[[Any], Any]
+    ) -> Callable[[Any], tuple[Array | None, ...]]:
+        """`step(prepare(batches))`, made ready to be run many times on batches of the same shapes."""
+        captured = self.capture(step)
+        return lambda batches: captured(prepare(batches))
+
+    def only_once(self, reason: str) -> None:
+        """Say inside a step that it cannot be replayed, since something happens that only Python knows of."""
+
+    def running(self) -> AbstractContextManager[None]:
+        """Around everything that computes on this device."""
+        return nullcontext()
 
     def synchronize(self) -> None:
         """Wait until the device has done all that it was given."""

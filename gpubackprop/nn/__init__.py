@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpubackprop.nn import fuse as fuse
 from gpubackprop.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from gpubackprop.nn.attention import MultiheadAttention
 from gpubackprop.nn.class_loss import (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.layer import Layer, Shape, Shapes, layers
@@ -53,6 +53,9 @@ class Container(Layer):
 class Sequential(Container):
     """Layers one after the other. Keys: the index of each, or its name."""
 
+    #: The forward passes of the layers, in turn, on a device that fuses; nn/fuse.py, which knows all layers, sets it.
+    fused: ClassVar[Callable[[Sequential], list[Callable[[Tensor], Any]]]]
+
     def __init__(self, *layers: Layer, recompute: bool = False) -> None:
         self.layers, self.recompute = list(layers), recompute
 
@@ -74,6 +77,10 @@ class Sequential(Container):
 
     def through(self, x: Tensor) -> Tensor:
         """Through every layer in turn."""
+        if x.tape.backend.fuses:
+            for forward in Sequential.fused(self):
+                x = forward(x)
+            return x
         for layer in self.layers:
             x = layer.forward(x)
         return x

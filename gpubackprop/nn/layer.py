@@ -179,7 +179,8 @@ class Layer:
         if isinstance(x, Tensor):
             return self.forward(x)
         inputs, backend = self.as_input(x), self.built.backend
-        y = self.forward(Tape(backend).input(inputs))
+        with backend.running():
+            y = self.forward(Tape(backend).input(inputs))
         sample = next(iter(x.values())) if isinstance(x, Mapping) else x
         give = (lambda a: a) if backend.owns(sample) else backend.to_host
         return {name: give(each.value) for name, each in y.items()} if isinstance(y, Mapping) else give(y.value)

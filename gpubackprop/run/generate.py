@@ -174,7 +174,8 @@ class _Ahead:
 
     def _logits(self, ids: HostArray, cache: dict[str, Any] | None) -> HostArray:
         backend = self.model.built.backend
-        y = self.model.forward(Tape(backend, cache=cache).input(backend.from_host(ids)))
+        with backend.running():
+            y = self.model.forward(Tape(backend, cache=cache).input(backend.from_host(ids)))
         return backend.to_host(y.value).astype(np.float64)
 
 
@@ -197,7 +198,8 @@ class _Answer:
         written, so_far = self._padded(ids, self.longest)
         inputs = {"source": backend.from_host(read), "target": backend.from_host(written)}
         masks = {"source": backend.from_host(real), "target": backend.from_host(so_far)}
-        y = self.model.forward(Tape(backend).input(inputs, mask=masks))
+        with backend.running():
+            y = self.model.forward(Tape(backend).input(inputs, mask=masks))
         return backend.to_host(y.value)[:, last].astype(np.float64)
 
     def _padded(self, ids: HostArray, length: int) -> tuple[HostArray, HostArray]:

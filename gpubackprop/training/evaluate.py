@@ -25,7 +25,8 @@ def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Itera
     carry: dict[str, Any] = {}
     for host in batches:
         batch = on_device(model, loss, host)
-        output, total, weight = batch_loss(model, loss, Tape(backend, carry=carry), batch)
+        with backend.running():
+            output, total, weight = batch_loss(model, loss, Tape(backend, carry=carry), batch)
         losses.add([total.value, weight.value])
         mask, values = target_mask(output, batch), _values(output)
         for metric, so_far in zip(metrics, totals, strict=True):
@@ -48,7 +49,8 @@ def outputs(model: Layer, inputs: HostArray, batch_size: int, mask: HostArray | 
         x = model.as_input(inputs[start : start + batch_size])
         backend = model.built.backend
         real = None if mask is None else backend.from_host(mask[start : start + batch_size])
-        y: Any = model.forward(Tape(backend).input(x, mask=real))
+        with backend.running():
+            y: Any = model.forward(Tape(backend).input(x, mask=real))
         if isinstance(y, Mapping):
             heads = ", ".join(y)
             raise UsageError(f"the model has several outputs ({heads}), predict writes one; use Python: load(run)(x)")

@@ -15,6 +15,7 @@ from gpubackprop.nn.loss import Loss
 from gpubackprop.ops.loss import with_auxiliary
 from gpubackprop.optim import GradientNoise, Optimizer, WeightAverage
 from gpubackprop.optim.clip import clip_norm, clip_value
+from gpubackprop.optim.wrapper import Wrapper
 from gpubackprop.parameters import Param
 from gpubackprop.registry import did_you_mean
 from gpubackprop.tape import Tape, Tensor
@@ -60,21 +61,26 @@ class TrainStep:
         #: States of stateful layers after the last step, by micro-batch.
         self.carries: list[dict[str, list[Array]]] = []
         self._backend = model.built.backend
-        self._update = self._backend.capture(self.update)
+        self._update = self._backend.repeated(self.update, self._on_device)
         self._number = self._backend.from_host(np.zeros((), np.uint64))
 
     def __call__(self, *data: Any) -> Array:
         """One update on (x, target), a batch, or a list of batches."""
-        batches = [on_device(self.model, self.loss, batch) for batch in as_batches(data)]
+        batches = as_batches(data)
         self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
         for part in (self.noise, self.average):
             if part is not None:
                 part.prepare(self.optimizer.steps)
         self.optimizer.prepare()
-        return self._update(batches)
+        loss, self.grad_norm = self._update(batches)
+        return loss
 
-    def update(self, batches: Sequence[Batch]) -> Array:
-        """The part that can be captured: everything but moving data to the device and counting."""
+    def _on_device(self, batches: Sequence[Batch]) -> list[Batch]:
+        return [on_device(self.model, self.loss, batch) for batch in batches]
+
+    def update(self, batches: Sequence[Batch]) -> tuple[Array, Array | None]:
+        """The part that can be captured, everything but moving data to the device and counting: loss, gradient norm."""
+        b = self._backend
         params = self.optimizer.params
         held = [next(iter(carry.values()))[0].shape[0] for carry in self.carries if carry]
         if held and sum(held) != sum(map(samples_in, batches)):
@@ -82,18 +88,23 @@ class TrainStep:
         self.carries += [{} for _ in range(len(batches) - len(self.carries))]
         evaluate = partial(self.gradient, batches, self.carries[: len(batches)])
         losses, weight, tapes, self.carries[: len(batches)] = self.optimizer.gradient(evaluate)
+        if any(self.carries):
+            b.only_once("layers hand states on from step to step")
+        if isinstance(self.optimizer, Wrapper):
+            b.only_once(f"{type(self.optimizer).__name__} does not do the same in every step")
         if self.noise is not None:
-            self.noise.add(self._number)
+            b.rule(GradientNoise.add)(self.noise, self._number)
         if self.clip_value is not None:
-            clip_value(self._backend, params.grad, self.clip_value)
+            b.rule(clip_value)(b, params.grad, self.clip_value)
+        norm = None
         if self.clip_norm is not None:
-            self.grad_norm = clip_norm(self._backend, params.grad, self.clip_norm)
+            norm = b.rule(clip_norm)(b, params.grad, self.clip_norm)
         self.optimizer.update()
         if self.average is not None:
-            self.average.update()
+            b.rule(WeightAverage.update)(self.average)
         for tape in tapes:
             tape.apply_effects()
-        return self._backend.xp.asarray(losses / weight)  # a 0-d array, where NumPy gives a scalar
+        return b.xp.asarray(b.divide(losses, weight)), norm  # a 0-d array, where NumPy gives a scalar
 
     def carried(self) -> dict[str, HostArray]:
         """The states that stateful layers hand on, for a checkpoint: NumPy arrays by micro-batch, layer and number."""
@@ -122,7 +133,8 @@ class TrainStep:
         """
         carries = [dict(each) for each in before]
         losses, weight, tapes = accumulate(self.model, self.loss, batches, self._number, carries)
-        self.optimizer.params.grad /= weight
+        grad = self.optimizer.params.grad
+        self._backend.divide(grad, weight, out=grad)
         return losses, weight, tapes, carries
 
 
@@ -132,8 +144,10 @@ def value_and_grad(model: Layer, loss: Loss, x: Any, target: Any, *, step: int =
     Gradients come under PyTorch's keys and in its layouts, as the same kind of array as `x`; shared weights under their
     first key. Parameters and buffers stay as they were. `step` is what dropout masks are a function of.
     """
-    losses, weight, _ = accumulate(model, loss, [on_device(model, loss, {"inputs": x, "targets": target})], step)
+    batch = on_device(model, loss, {"inputs": x, "targets": target})
     built = model.built
+    with built.backend.running():
+        losses, weight, _ = accumulate(model, loss, [batch], step)
     give = (lambda a: a) if built.backend.owns(x) else built.backend.to_host
     params = built.parameters
     grads = {s.name: give(s.param.to_torch(s.param.grad / weight)) for s in params.segments if s.param.needs_grad}
@@ -154,14 +168,12 @@ def accumulate(
     built = model.built
     written: set[Param] = set()
     tapes: list[Tape] = []
-    losses: Any = 0.0
-    weights: Any = 0.0
-    first = 0
+    b, totals, first = built.backend, None, 0
     for batch, carry in zip(batches, carries or [None] * len(batches), strict=True):
         count = samples_in(batch)
-        samples = built.backend.xp.arange(first, first + count)
+        samples = b.xp.arange(first, first + count)
         tape = Tape(
-            built.backend,
+            b,
             training=True,
             recording=True,
             seed=built.seed,
@@ -172,12 +184,15 @@ def accumulate(
         )
         total, weight = batch_loss(model, loss, tape, batch)[1:]
         tape.backward(total)
-        losses, weights, first = losses + total.value, weights + weight.value, first + count
+        found = total.value, weight.value
+        totals = found if totals is None else tuple(map(b.add, totals, found))
+        first += count
         tapes.append(tape)
     for segment in built.parameters.segments:
         if segment.param not in written:
-            segment.param.grad[...] = 0
-    return losses, weights, tapes
+            b.assign(segment.param.grad, 0)
+    assert totals is not None
+    return *totals, tapes
 
 
 def batch_loss(model: Layer, loss: Loss, tape: Tape, batch: Batch) -> tuple[Any, Tensor, Tensor]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numba
 import numpy as np
 
 from gpubackprop.backend import Array, NumpyBackend
+from gpubackprop.kernels.cpu.blas import one_thread
 from gpubackprop.kernels.cpu.jit import Parallel
 from gpubackprop.kernels.cpu.kernel import KERNELS, RULES
 from gpubackprop.kernels.cpu.memory import Pool
+from gpubackprop.kernels.cpu.record import RecordedStep, Recording
 from gpubackprop.tape import Op, Slot
 
 SHARED = 5000.0  # nanoseconds: what takes less is not worth waking the other threads for
@@ -23,22 +26,30 @@ class CpuBackend(NumpyBackend):
     threads  how many work on a large array; as many as Numba has unless given
     """
 
+    fuses = True
+
     def __init__(self, threads: int | None = None, poison: bool = False) -> None:
         self.threads = threads or numba.get_num_threads()
-        self.memory = Pool(poison)
         self.shared = SHARED
+        self.memory, self.recorded = Pool(poison), Pool(poison)
+        self.recording: Recording | None = None
 
     def pair(self, op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op:
         """The kernel for `op` where there is one that fits, else the reference."""
         kernel = KERNELS.get(op)
-        return kernel if kernel is not None and kernel.fits(arrays, options) else op
+        if kernel is not None and kernel.fits(arrays, options):
+            return kernel
+        self.only_once(f"no kernel does {op}")
+        return op
 
     def rule(self, reference: Any) -> Any:
         """What stands in for a function that is not an op, else the function itself."""
+        if reference not in RULES:
+            self.only_once(f"no kernel does {getattr(reference, '__qualname__', reference)}")
         return RULES.get(reference, reference)
 
     def launch(self, function: Any, *args: Any, cost: float = 0.0) -> None:
-        """Run a compiled function on C-contiguous arrays and on numbers.
+        """Run a compiled function, or a NumPy one that writes into its last argument, on C-contiguous arrays.
 
         cost  nanoseconds that it would take one thread, roughly: says whether the others are woken
         """
@@ -46,6 +57,48 @@ class CpuBackend(NumpyBackend):
             shared = self.threads > 1 and cost > self.shared
             function, args = (function.together, (*args, self.threads)) if shared else (function.alone, (*args, 1))
         function(*args)
+        if self.recording is not None:
+            self.recording.add(function, args)
+
+    def only_once(self, reason: str) -> None:
+        """What runs now is no launch: a step that it is part of cannot be replayed."""
+        if self.recording is not None and self.recording.refused is None:
+            self.recording.refused = reason
+
+    def repeated(self, step: Any, prepare: Any) -> RecordedStep:
+        """`step`, recorded at its second run on batches of the same shapes and replayed from the third."""
+        return RecordedStep(self, step, prepare)
+
+    @contextmanager
+    def recording_into(self, recording: Recording) -> Iterator[None]:
+        """Launches are recorded meanwhile, on memory that only recorded steps use: all the free one there is."""
+        usual = self.memory
+        self.recorded.take(usual)
+        self.memory, self.recording = self.recorded, recording
+        try:
+            yield
+        finally:
+            self.memory, self.recording = usual, None
+
+    def running(self) -> AbstractContextManager[None]:
+        """Around all that launches: the threads are the kernels' own meanwhile."""
+        return one_thread()
+
+    def add(self, x: Array, y: Array, out: Array | None = None) -> Array:
+        """x + y of one shape, into `out` where it is given."""
+        out = self.empty(x.shape, x.dtype) if out is None else out
+        self.launch(np.add, x, y, out)
+        return out
+
+    def divide(self, x: Array, y: Array, out: Array | None = None) -> Array:
+        """x / y, y of x's shape or 0-d, into `out` where it is given."""
+        out = self.empty(x.shape, x.dtype) if out is None else out
+        self.launch(np.divide, x, y, out)
+        return out
+
+    def assign(self, out: Array, x: Any) -> None:
+        """out[...] = x, an array of its shape or a number."""
+        self.launch(np.copyto, out, x)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array of step memory, to be written before it is read."""
@@ -60,7 +113,7 @@ class CpuBackend(NumpyBackend):
         if type(x) is not np.ndarray or (x.flags.c_contiguous and x.flags.writeable):
             return x
         copy = self.empty(x.shape, x.dtype)
-        np.copyto(copy, x)
+        self.launch(np.copyto, copy, x)
         return copy
 
     def describe(self) -> str:

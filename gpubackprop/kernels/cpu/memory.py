@@ -24,7 +24,7 @@ class _Block(np.ndarray[Any, Any]):
 
     def __del__(self) -> None:
         if self.pool is not None:
-            self.pool.free[self.size].append(self.base)
+            self.pool.free.setdefault(self.size, []).append(self.base)
 
 
 class Pool:
@@ -45,7 +45,7 @@ class Pool:
                 small.view(np.uint8).fill(255) if small.ndim else small.fill(-1 if dtype.kind in "iu" else np.nan)
             return small
         rounded = -(-size // _LINE) * _LINE
-        stack = self.free.setdefault(rounded, [])
+        stack = self.free.get(rounded)
         # The base of a block is no array, so that the base of all views, and of views of views, is the block.
         block = _Block(rounded, np.uint8, stack.pop() if stack else self._fresh(rounded))
         block.pool = self
@@ -58,3 +58,17 @@ class Pool:
         wide = np.empty(size + _LINE, np.uint8)
         start = -wide.ctypes.data % _LINE
         return (ctypes.c_char * size).from_buffer(wide.data, start)
+
+    def take(self, other: Pool) -> None:
+        """What is free in another pool is free in this one instead."""
+        for size, stack in other.free.items():
+            self.free.setdefault(size, []).extend(stack)
+        other.free.clear()
+        self.held, other.held = self.held + other.held, 0
+
+
+def root(x: Array) -> _Block | None:
+    """The step memory that an array lies in, None for other arrays."""
+    while x is not None and type(x) is not _Block:
+        x = getattr(x, "base", None)
+    return x

@@ -1,0 +1,108 @@
+"""A training step as the list of its launches, recorded once and replayed: what a CUDA graph is on a GPU.
+
+The shapes of a batch settle which functions run on which memory. So the second step on batches of the same shapes is
+recorded, and from the third on no tape is built: new data is copied to where the recorded step found its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from gpubackprop.backend import Array
+from gpubackprop.kernels.cpu.blas import one_thread
+from gpubackprop.kernels.cpu.memory import root
+
+if TYPE_CHECKING:
+    from gpubackprop.kernels.cpu.backend import CpuBackend
+
+Batches: TypeAlias = Sequence[Mapping[str, Any]]
+Outputs: TypeAlias = tuple[Array | None, ...]
+
+
+class Recording:
+    """The launches of one step so far; `refused` says why it cannot be replayed."""
+
+    def __init__(self) -> None:
+        self.launches: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self.refused: str | None = None
+
+    def add(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
+        """Keep a launch. Its arrays are kept as places in memory: that they are used again is part of the step."""
+        self.launches.append((function, tuple(map(_place, args))))
+
+
+class _Replay(NamedTuple):
+    launches: list[tuple[Callable[..., Any], tuple[Any, ...]]]
+    inputs: list[Array]
+    outputs: Outputs
+
+
+class RecordedStep:
+    """`step(batches) -> arrays`, run as it is, then recorded, then replayed; `prepare` brings batches to the device."""
+
+    def __init__(
+        self, b: CpuBackend, step: Callable[[Batches], Outputs], prepare: Callable[[Batches], Batches]
+    ) -> None:
+        self.backend, self.step, self.prepare = b, step, prepare
+        #: By shapes and dtypes of the batches: None until the second time, then the recording, or why there is none.
+        self.found: dict[Any, _Replay | str | None] = {}
+
+    def __call__(self, batches: Batches) -> Outputs:
+        """One step; its outputs are the caller's own."""
+        with one_thread(), np.errstate(all="ignore"):  # about overflow a GPU is silent too: the trainer looks at losses
+            arrays = list(_arrays(batches))
+            key = tuple((name, a.shape, a.dtype) if type(a) is np.ndarray else None for name, a in arrays)
+            replay = self.found.get(key, "new")
+            if isinstance(replay, _Replay):
+                for held, (_, given) in zip(replay.inputs, arrays, strict=True):
+                    np.copyto(held, given, casting="unsafe")
+                for function, args in replay.launches:
+                    function(*args)
+                return tuple(None if y is None else y.copy() for y in replay.outputs)
+            if replay is None:
+                return self._record(key, batches)
+            if replay == "new":
+                self.found[key] = None if _may_repeat(arrays) else "its batches hold more than inputs and targets"
+            return self.step(self.prepare(batches))
+
+    def _record(self, key: Any, batches: Batches) -> Outputs:
+        b, recording = self.backend, Recording()
+        held = [_copied(batch) for batch in self.prepare(batches)]
+        with b.recording_into(recording):
+            outputs = self.step(held)
+        if recording.refused:
+            b.memory.take(b.recorded)
+            self.found[key] = recording.refused
+            return outputs
+        self.found[key] = _Replay(recording.launches, [a for _, a in _arrays(held)], outputs)
+        return tuple(None if y is None else y.copy() for y in outputs)
+
+
+def _arrays(batches: Batches) -> Iterator[tuple[str, Any]]:
+    """All arrays of the batches, in their order, with the parts that they are."""
+    for batch in batches:
+        for name, value in batch.items():
+            if isinstance(value, Mapping):
+                yield from ((f"{name}.{each}", array) for each, array in value.items())
+            else:
+                yield name, value
+
+
+def _may_repeat(arrays: Sequence[tuple[str, Any]]) -> bool:
+    """Masks and weights change what the layers do with their shapes, outside of launches."""
+    return all(name.startswith(("inputs", "targets")) and type(a) is np.ndarray for name, a in arrays)
+
+
+def _copied(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _copied(a) if isinstance(a, Mapping) else np.array(a, order="C") for name, a in batch.items()}
+
+
+def _place(x: Any) -> Any:
+    """An array of step memory as its place there, which does not keep others from using it; all else as it is."""
+    block = root(x) if type(x) is np.ndarray else None
+    if block is None:
+        return x
+    return np.ndarray(x.shape, x.dtype, block.base, x.ctypes.data - block.ctypes.data, x.strides)
