@@ -47,7 +47,9 @@ def inline(function: Callable[..., Any]) -> Any:
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     before = config.CACHE_DIR
-    config.CACHE_DIR = str(_FOLDER or before)  # the user's own functions keep theirs
+    if _FOLDER is not None:  # the user's own functions keep theirs
+        # Options are no part of Numba's key: in one folder it would take the function on one thread for the other.
+        config.CACHE_DIR = str(_FOLDER.joinpath(*options))
     try:
         return numba.njit(cache=_FOLDER is not None, **_OPTIONS, **options)(function)
     finally:
