@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from gpubackprop.backend import Array, Backend
 from gpubackprop.optim.optimizer import check_params
 from gpubackprop.parameters import Parameters
 from gpubackprop.registry import Fraction
@@ -37,7 +38,7 @@ class WeightAverage:
 
     def update(self) -> None:
         """The device's half, after the optimizer's."""
-        self.value += self.share * (self.params.master - self.value)
+        self.backend.rule(follow)(self.backend, self.value, self.params.master, self.share)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -53,3 +54,8 @@ class WeightAverage:
         finally:
             for buffer, before in zip(buffers, kept, strict=True):
                 buffer[...] = before
+
+
+def follow(b: Backend, mean: Array, value: Array, share: Array) -> None:
+    """mean ← mean + share·(value - mean), in place; mean and value (P,), share of shape ()."""
+    mean += share * (value - mean)

@@ -84,7 +84,7 @@ class Muon(AdamW):
 
     def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], scalars: Array, decay: bool) -> None:
         """AdamW's update; all arrays (P,)."""
-        super().update_run(value, grad, state, scalars[:4], decay)
+        self.backend.rule(AdamW.update_run)(self, value, grad, state, scalars[:4], decay)
 
     def update_param(
         self, param: Param, value: Array, grad: Array, state: Mapping[str, Array], scalars: Array, decay: bool

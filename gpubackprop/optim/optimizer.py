@@ -198,17 +198,20 @@ class Optimizer:
     def update(self) -> None:
         """The device's half of a step."""
         master, grad, value = self.params.master, self.params.grad, self.params.value
+        rule = self.backend.rule(type(self).update_run)
+        block = self.BLOCK if rule is type(self).update_run else master.size  # a kernel makes no temporaries
         for start, stop, setting, decay, alone in self.runs:
             scalars = self.scalars[setting]
             if alone:
+                self.backend.only_once(f"{type(self).__name__} treats {alone.name} by itself")
                 views = [a[start:stop].reshape(alone.param.shape) for a in (master, grad, *self.state.values())]
                 state = dict(zip(self.state, views[2:], strict=True))
                 self.update_param(alone.param, views[0], views[1], state, scalars, decay)
                 continue
-            for low in range(start, stop, self.BLOCK):
-                part = slice(low, min(low + self.BLOCK, stop))
+            for low in range(start, stop, block):
+                part = slice(low, min(low + block, stop))
                 state = {name: flat[part] for name, flat in self.state.items()}
-                self.update_run(master[part], grad[part], state, scalars, decay)
+                rule(self, master[part], grad[part], state, scalars, decay)
         if value is not master:
             value[...] = master
 

@@ -51,6 +51,6 @@ class SAM(Wrapper):
         """w ← w + e."""
         xp, value, grad = self.xp, self.params.value, self.params.grad
         self.kept[...] = value
-        length = norm(self.backend, xp.abs(value) * grad if self.adaptive else grad)
+        length = self.backend.rule(norm)(self.backend, xp.abs(value) * grad if self.adaptive else grad)
         scale = self.rho / (length + self.EPS)
         value += scale * (xp.square(value) * grad if self.adaptive else grad)

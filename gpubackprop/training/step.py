@@ -101,7 +101,7 @@ class TrainStep:
             norm = b.rule(clip_norm)(b, params.grad, self.clip_norm)
         self.optimizer.update()
         if self.average is not None:
-            b.rule(WeightAverage.update)(self.average)
+            self.average.update()
         for tape in tapes:
             tape.apply_effects()
         return b.xp.asarray(b.divide(losses, weight)), norm  # a 0-d array, where NumPy gives a scalar

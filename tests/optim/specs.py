@@ -117,7 +117,7 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.normal(size=shape)
 
 
-def params(dtype: str = "float64", device: str = "numpy") -> Parameters:
+def params(dtype: str = "float64", device: str = "cpu", kernels: str = "auto") -> Parameters:
     """All kinds of params: a matrix, its bias, a norm's two, a convolution whose layout is not PyTorch's."""
     named = {
         "0.weight": Param((3, 5), normal),
@@ -128,7 +128,7 @@ def params(dtype: str = "float64", device: str = "numpy") -> Parameters:
         "3.weight": Param((), normal),
         "4.weight": Param((7, 2), normal),
     }
-    return Parameters(named, choose("cpu" if device == "numpy" else device)[0], dtype, seed=1)
+    return Parameters(named, choose(device, kernels)[0], dtype, seed=1)
 
 
 def draw(params: Parameters, seed: int) -> None:

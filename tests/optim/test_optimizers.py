@@ -106,7 +106,7 @@ def test_a_run_goes_on_from_its_state_bit_by_bit(spec):
 @rows
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_strict_device_gives_numpys_bits(spec, dtype):
-    reference = spec.make(params(dtype))
+    reference = spec.make(params(dtype, kernels="reference"))
     strict = spec.make(params(dtype, "strict"))
     update = strict.backend.capture(strict.update)
     for i in range(5):

@@ -106,7 +106,11 @@ class CpuBackend(NumpyBackend):
 
     def out(self, slot: Slot, like: Array) -> Array:
         """Where to write a gradient of the shape of `like`: where the slot says, else step memory."""
-        return slot.out if slot.out is not None else self.empty(like.shape, like.dtype)
+        return self.out_of(slot, like.shape, like.dtype)
+
+    def out_of(self, slot: Slot, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Where to write a gradient of this shape: where the slot says, else step memory."""
+        return slot.out if slot.out is not None else self.empty(shape, dtype)
 
     def contiguous(self, x: Any) -> Any:
         """x itself where it is C-contiguous and writeable, as compiled functions take it, or no array; else a copy."""
