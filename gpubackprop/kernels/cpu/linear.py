@@ -104,7 +104,7 @@ def _run_backward(b: CpuBackend, saved: Any, dy: Array, slots: Slots) -> tuple[A
     dbias = b.out_of(slots[2], weight.shape[:1], dy.dtype) if slots[2].wanted else b.empty((0,), dy.dtype)
     products = slots[0].wanted + slots[1].wanted
     cost = FLOP * x.size * weight.shape[0] * max(products, 0.01)
-    b.launch(_backward, kind, y, rows, x, weight, dz, rows_of(dx), dweight, dbias, cost=cost)
+    b.launch(_backward, kind, y, rows, x, weight, dz, dx.reshape(-1, x.shape[1]), dweight, dbias, cost=cost)
     return tuple(a if slot.wanted else None for a, slot in zip((dx, dweight, dbias), slots, strict=True))
 
 
