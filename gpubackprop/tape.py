@@ -107,6 +107,7 @@ class Tape:
     recording  keep what the backward pass needs
     seed, step, samples (N,)   what random numbers are a function of: samples count through the step's whole batch
     cache      where layers keep what they need of the past while a stream is fed piece by piece; None: whole sequences
+    fuse       neighbouring layers may be done as one where the device is quicker so; False: each by itself, to be seen
     carry      states that stateful layers hand on from step to step; None: every sequence starts anew
     """
 
@@ -122,10 +123,12 @@ class Tape:
         written: set[Param] | None = None,
         cache: dict[str, Any] | None = None,
         carry: dict[str, list[Array]] | None = None,
+        fuse: bool = True,
     ) -> None:
         self.backend, self.training, self.recording = backend, training, recording
         self.seed, self.step, self.samples = seed, step, samples
         self.cache, self.carry = cache, carry
+        self.fuses = fuse and backend.fuses
         self.entries: list[tuple[Op, Any, tuple[Any, ...], tuple[Tensor, ...]]] = []
         self.effects: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self.saved: dict[str, Tensor] = {}  # by the names of `save:` layers and of the inputs

@@ -37,7 +37,7 @@ def cpu(kernels: str = "auto") -> tuple[Backend, str]:
     try:
         backend: Backend = import_module(KERNELS).load()
     except (ImportError, UsageError) as error:
-        return NumpyBackend(), f"plain NumPy, slower: {error}"
+        return NumpyBackend(), f"plain NumPy, without kernels and slower: {error}"
     return backend, backend.describe()
 
 

@@ -93,6 +93,9 @@ class Backend:
         """Around everything that computes on this device."""
         return nullcontext()
 
+    def announce(self, say: Callable[[str], None]) -> None:
+        """Tell `say`, in a line, of what makes the first step slow."""
+
     def synchronize(self) -> None:
         """Wait until the device has done all that it was given."""
 

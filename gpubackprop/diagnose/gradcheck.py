@@ -79,7 +79,8 @@ def check_model(
     built = model.built
     ready = on_device(model, loss, batch)
     kept = built.parameters.value.copy()
-    first = Tape(built.backend, training=True, seed=built.seed, samples=np.arange(samples_in(ready)))
+    samples = np.arange(samples_in(ready))
+    first = Tape(built.backend, training=True, seed=built.seed, samples=samples, fuse=False)
     try:
         with Uses(model, wanted) as uses:
             output: Any = model.forward(first.input(ready["inputs"], mask=ready.get("mask")))

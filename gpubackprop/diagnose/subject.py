@@ -139,7 +139,15 @@ def _subject(layer: Layer, forward: Callable[[Tensor], Any], x: Tensor) -> Subje
 
 def like(tape: Tape, recording: bool) -> Tape:
     """A new training pass with the same random numbers."""
-    return Tape(tape.backend, training=True, recording=recording, seed=tape.seed, step=tape.step, samples=tape.samples)
+    return Tape(
+        tape.backend,
+        training=True,
+        recording=recording,
+        seed=tape.seed,
+        step=tape.step,
+        samples=tape.samples,
+        fuse=False,
+    )
 
 
 def params_of(layer: Layer) -> dict[str, Param]:

@@ -77,7 +77,7 @@ class Sequential(Container):
 
     def through(self, x: Tensor) -> Tensor:
         """Through every layer in turn."""
-        if x.tape.backend.fuses:
+        if x.tape.fuses:
             for forward in Sequential.fused(self):
                 x = forward(x)
             return x

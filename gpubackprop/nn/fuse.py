@@ -39,9 +39,13 @@ def chain(layers: Sequence[Layer]) -> list[Forward]:
     while layers:
         found = next((pattern for pattern in PATTERNS if pattern.matches(layers)), None)
         count = len(found.classes) if found else 1
-        steps.append(found.run(*layers[:count]) if found else layers[0].forward)
+        steps.append(found.run(*layers[:count]) if found else _alone(layers[0]))
         layers = layers[count:]
     return steps
+
+
+def _alone(layer: Layer) -> Forward:
+    return lambda x: layer.forward(x)  # looked up anew each time: who watches a layer puts another forward in its place
 
 
 def _fused(container: Sequential) -> list[Forward]:

@@ -18,6 +18,7 @@ def build(
     seed: int = 0,
     device: str = "cpu",
     precision: str = "float32",
+    kernels: str = "auto",
 ) -> Layer:
     """A model with weights, from a layer or from the list that a config's `model` holds.
 
@@ -27,6 +28,7 @@ def build(
                  are given
     device       cpu, cuda, cuda:N or auto
     precision    float32 or float64
+    kernels      auto: compiled ones where there are such; reference: the ops as they are written
 
     Raises ConfigError for a list with mistakes, ShapeError where layers do not fit, DeviceError.
     """
@@ -35,4 +37,4 @@ def build(
         entries = Checker(problems).entries(Node.of(list(model), Mark("model")), layers, "model")
         problems.raise_any()
         model = Sequential(*(entry.build() for entry in entries if entry is not None))
-    return model.build(input_shape, seed, device, precision)
+    return model.build(input_shape, seed, device, precision, kernels)

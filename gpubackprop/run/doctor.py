@@ -7,10 +7,11 @@ import os
 import platform
 import re
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from gpubackprop.backend import NumpyBackend, cpu
 from gpubackprop.errors import DeviceError
 from gpubackprop.run.directory import version_of
 
@@ -28,9 +29,16 @@ def report() -> tuple[Findings, list[str]]:
         ("processor", f"{_processor()}, {os.cpu_count()} logical cores, {_usable()} usable"),
         ("memory", _memory()),
         *_blas(),
+        *_kernels(),
         *((name, version_of(name) or "not installed") for name in ("scikit-learn", "safetensors", "tensorboardX")),
     ]
     gpu, remedies = _gpu()
+    found, words = cpu()
+    if type(found) is NumpyBackend and "as asked" not in words:
+        remedies = [
+            f"CPU: several times slower without compiled kernels: pip install 'numba>=0.61' ({words})",
+            *remedies,
+        ]
     return findings + gpu, remedies
 
 
@@ -64,6 +72,24 @@ def _blas() -> Findings:
             break
     set_ = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name in os.environ]
     return [*findings, ("thread variables", " ".join(set_) or "none set")]
+
+
+def _kernels() -> Findings:
+    """What compiles the CPU's kernels, and how its threads are run."""
+    found = [("Numba", version_of("numba") or "not installed"), ("CPU kernels", cpu()[1])]
+    return found if version_of("numba") is None else [*found, ("thread library", _thread_library())]
+
+
+def _thread_library() -> str:
+    """The one that Numba takes, by its own order."""
+    for name, module in (("tbb", "tbbpool"), ("OpenMP", "omppool"), ("workqueue", "workqueue")):
+        try:
+            import_module(f"numba.np.ufunc.{module}")
+        except ImportError:
+            continue
+        slow = "; small layers gain from OpenMP: install libgomp1 (Debian) or libgomp" if name == "workqueue" else ""
+        return f"{name}{slow}"
+    return "none"
 
 
 def _gpu() -> tuple[Findings, list[str]]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpubackprop.backend import cpu
 from gpubackprop.nn.containers import Container, Each
 from gpubackprop.nn.layer import PRECISIONS, Layer, Shape, Shapes, entry
 from gpubackprop.nn.skip import Share
@@ -27,7 +28,7 @@ class _Use(NamedTuple):
 def lines(plan: Plan) -> list[str]:
     """The table and its totals, for the terminal. A shared layer's weights are counted where it stands first."""
     config, model = plan.config, plan.model
-    model.build(plan.info.input_shape, config.seed, "cpu", config.precision)
+    model.build(plan.info.input_shape, config.seed, "cpu", config.precision, config.kernels)
     uses = [use for use in _uses(model, "", 1, True) if use.layer.shapes is not None]
     rows = [("layer", "type", "output shape", "parameters", "FLOPs")]
     first: dict[int, str] = {}  # where each layer and each weight stands first
@@ -60,7 +61,7 @@ def lines(plan: Plan) -> list[str]:
         f"optimizer state       {_bytes(values * optimizer.copies)} ({config.optimizer.type})",
         f"layer outputs         {_bytes(outputs)} a batch, kept for the backward pass",
         f"FLOPs                 {_number(flops)} a sample forward, about {_number(3 * flops * batch)} a training step",
-        "kernels               reference",
+        f"kernels               {cpu(config.kernels)[1]}",
     ]
 
 

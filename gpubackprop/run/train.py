@@ -113,8 +113,8 @@ def _ready(plan: Plan, preprocessing: Preprocessing | None) -> tuple[Data, str, 
         accumulate=config.training.accumulate,
     )
     checked = check_plugins(plan, prepared.train)
-    _, chosen = choose(config.device)
-    plan.model.build(plan.info.input_shape, config.seed, config.device, config.precision)
+    _, chosen = choose(config.device, config.kernels)
+    plan.model.build(plan.info.input_shape, config.seed, config.device, config.precision, config.kernels)
     return prepared, chosen, checked
 
 
@@ -229,6 +229,7 @@ class _Training:
             self.say(line)
         where = "" if self.resumed_at is None else f", going on from step {self.resumed_at:,}"
         self.say(f"run directory: {self.directory.path}{where}")
+        self.plan.model.built.backend.announce(self.say)
 
     def conclude(self) -> None:
         """Say why it ended before its time, and which checkpoint is the best."""

@@ -82,7 +82,7 @@ class Run:
         """A new model with a checkpoint's weights."""
         config = self.config
         model = Sequential(*(component.build() for component in config.model))
-        model.build(self.preprocessing.input_shape, config.seed, self._device, config.precision)
+        model.build(self.preprocessing.input_shape, config.seed, self._device, config.precision, config.kernels)
         checkpoint.load_model(folder, model)
         return model
 

@@ -263,7 +263,9 @@ def test_everything_runs_on_the_strict_device(data, whole, stop_at, monkeypatch,
         assert gbp.resume(directory).config.device == "cuda"
         found, wanted = toy.traces(directory)["metrics"], whole[name]["metrics"]
         for mine, theirs in zip(found, wanted, strict=True):
-            assert mine == pytest.approx(theirs, rel=1e-3)
+            # Kernels round differently, and a sample on the edge may fall to the other class.
+            losses = {name for name in theirs if "accuracy" not in name}
+            assert {n: mine[n] for n in losses} == pytest.approx({n: theirs[n] for n in losses}, rel=1e-3)
         run = gbp.Run(directory, "cuda")
         assert isinstance(run.model.built.backend, StrictBackend)
         assert run.evaluate()["test/loss"] == pytest.approx(run.metrics["test/loss"])

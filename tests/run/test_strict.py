@@ -43,7 +43,7 @@ def strict_cpu(monkeypatch):
     """Whoever asks for a device gets the strict one."""
     chosen = []
 
-    def choose(device):
+    def choose(device, kernels):
         chosen.append(device)
         return StrictBackend(), "device: strict"
 
@@ -60,7 +60,11 @@ def test_training_on_the_strict_device_gives_numpys_run(arrays, tmp_path, strict
     assert isinstance(y, np.ndarray)
     resumed = gbp.resume(tmp_path / "a", {"training.epochs": 4}, data=arrays)
     monkeypatch.undo()
-    plain = gbp.train({**CONFIG, "data": {"type": "arrays", **CONFIG["data"]}}, data=arrays, run_dir=tmp_path / "b")
+    plain = gbp.train(
+        {**CONFIG, "kernels": "reference", "data": {"type": "arrays", **CONFIG["data"]}},
+        data=arrays,
+        run_dir=tmp_path / "b",
+    )
     assert plain.model.built.backend.name == "numpy"
     lines = [
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in "ab"

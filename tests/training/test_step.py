@@ -11,7 +11,7 @@ from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.training.step import TrainStep, value_and_grad
 
 
-def network(device="cpu", precision="float64", seed=0):
+def network(device="cpu", precision="float64", seed=0, kernels="auto"):
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1),
         nn.BatchNorm2d(4),
@@ -22,7 +22,7 @@ def network(device="cpu", precision="float64", seed=0):
         nn.Dropout(0.25),
         nn.Linear(36, 5),
     )
-    return model.build((6, 6, 2), seed, device, precision)
+    return model.build((6, 6, 2), seed, device, precision, kernels)
 
 
 def plain(precision="float64", dropout=0.5):
@@ -55,7 +55,7 @@ class TestTrainStep:
         x, target = batch(8, rng)
         found = {}
         for device in ("cpu", "strict"):
-            model = network(device, precision)
+            model = network(device, precision, kernels="reference")
             optimizer = gbp.optim.AdamW(model.parameters(), lr=1e-2)
             step = TrainStep(model, nn.CrossEntropyLoss(), optimizer, clip_norm=1.0, clip_value=0.5)
             to_host = model.built.backend.to_host

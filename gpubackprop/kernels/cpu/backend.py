@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -10,13 +10,15 @@ import numba
 import numpy as np
 
 from gpubackprop.backend import Array, NumpyBackend
+from gpubackprop.kernels.cpu import glue
 from gpubackprop.kernels.cpu.blas import one_thread
-from gpubackprop.kernels.cpu.jit import Parallel
+from gpubackprop.kernels.cpu.jit import Parallel, announce
 from gpubackprop.kernels.cpu.kernel import KERNELS, RULES
 from gpubackprop.kernels.cpu.memory import Pool
 from gpubackprop.kernels.cpu.record import RecordedStep, Recording
 from gpubackprop.tape import Op, Slot
 
+GLUE = 4096  # numbers: smaller arrays are NumPy's to add and to copy
 SHARED = 5000.0  # nanoseconds: what takes less is not worth waking the other threads for
 
 
@@ -84,21 +86,36 @@ class CpuBackend(NumpyBackend):
         """Around all that launches: the threads are the kernels' own meanwhile."""
         return one_thread()
 
+    def announce(self, say: Callable[[str], None]) -> None:
+        """Tell `say` once when kernels have to be compiled."""
+        announce(say)
+
     def add(self, x: Array, y: Array, out: Array | None = None) -> Array:
         """x + y of one shape, into `out` where it is given."""
         out = self.empty(x.shape, x.dtype) if out is None else out
-        self.launch(np.add, x, y, out)
+        if out.size < GLUE or not all(a.flags.c_contiguous for a in (x, y, out)):
+            self.launch(np.add, x, y, out)
+        elif out is x:
+            self.launch(glue.add_to, out.reshape(-1), y.reshape(-1), cost=3 * glue.STREAM * out.size)
+        else:
+            self.launch(glue.add, x.reshape(-1), y.reshape(-1), out.reshape(-1), cost=3 * glue.STREAM * out.size)
         return out
 
     def divide(self, x: Array, y: Array, out: Array | None = None) -> Array:
         """x / y, y of x's shape or 0-d, into `out` where it is given."""
         out = self.empty(x.shape, x.dtype) if out is None else out
-        self.launch(np.divide, x, y, out)
+        if out is x and y.ndim == 0 and out.size >= GLUE:
+            self.launch(glue.scale, out.reshape(-1), y.reshape(1), cost=2 * glue.STREAM * out.size)
+        else:
+            self.launch(np.divide, x, y, out)
         return out
 
     def assign(self, out: Array, x: Any) -> None:
         """out[...] = x, an array of its shape or a number."""
-        self.launch(np.copyto, out, x)
+        if type(x) is np.ndarray and out.size >= GLUE and x.shape == out.shape and x.flags.c_contiguous:
+            self.launch(glue.copy, out.reshape(-1), x.reshape(-1), cost=2 * glue.STREAM * out.size)
+        else:
+            self.launch(np.copyto, out, x)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array of step memory, to be written before it is read."""
@@ -117,9 +134,9 @@ class CpuBackend(NumpyBackend):
         if type(x) is not np.ndarray or (x.flags.c_contiguous and x.flags.writeable):
             return x
         copy = self.empty(x.shape, x.dtype)
-        self.launch(np.copyto, copy, x)
+        self.assign(copy, x)
         return copy
 
     def describe(self) -> str:
         """The device in words."""
-        return f"cpu, kernels on {self.threads} thread{'s' * (self.threads > 1)}"
+        return f"kernels on {self.threads} thread{'s' * (self.threads > 1)}"

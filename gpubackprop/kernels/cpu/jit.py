@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numba.core.event
 from numba import config
 from numba import prange as prange  # for the kernels: their one source of compiler names
 from numba.extending import register_jitable
@@ -54,6 +55,27 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Any:
         return numba.njit(cache=_FOLDER is not None, **_OPTIONS, **options)(function)
     finally:
         config.CACHE_DIR = before
+
+
+class _Announcement(numba.core.event.Listener):
+    """Says once that something is being compiled: a start takes seconds then."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say: Callable[[str], None] | None = say
+
+    def on_start(self, event: Any) -> None:
+        if self.say is not None:
+            kept = f"kept in {_FOLDER}" if _FOLDER else "not kept: no cache folder is writeable, see GPUBACKPROP_CACHE"
+            self.say(f"compiling kernels for this processor, some seconds, {kept}")
+            self.say = None
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+def announce(say: Callable[[str], None]) -> None:
+    """Tell `say` in a line, once, when something has to be compiled."""
+    numba.core.event.register("numba:compile", _Announcement(say))
 
 
 def _folder() -> Path | None:
