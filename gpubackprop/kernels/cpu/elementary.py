@@ -17,13 +17,25 @@ F = np.float32
 
 
 @intrinsic
-def _float_of_bits(context: Any, bits: Any) -> Any:
-    """The float32 whose bits an int32 holds."""
+def _bits(context: Any, x: Any) -> Any:
+    """The bits of a float as an integer of its size."""
+    integer = types.int32 if x == types.float32 else types.int64
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.FloatType())
+        return builder.bitcast(args[0], ir.IntType(integer.bitwidth))
 
-    return types.float32(types.int32), generate
+    return integer(x), generate
+
+
+@intrinsic
+def _float(context: Any, bits: Any) -> Any:
+    """The other way round."""
+    single = bits == types.int32
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.FloatType() if single else ir.DoubleType())
+
+    return (types.float32 if single else types.float64)(bits), generate
 
 
 def _library(function: Any) -> Any:
@@ -55,7 +67,7 @@ def _exp(x: Any) -> Any:
         p = p * r + F(4.1665795894e-2)
         p = p * r + F(1.6666665459e-1)
         p = p * r + F(5.0000001201e-1)
-        power = _float_of_bits(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
+        power = _float(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
         return (p * r * r + r + F(1)) * power
 
     return call
@@ -177,5 +189,36 @@ def _logistic(x: Any) -> Any:
 
     def call(x: Any) -> Any:
         return one / (one + exp(-x))
+
+    return call
+
+
+def rank(x: Any) -> Any:
+    """An integer for a float: they are ordered alike, a NaN above all. The largest of them vectorises, with NaN too."""
+    raise NotImplementedError("for compiled functions")
+
+
+@overload(rank)
+def _rank(x: Any) -> Any:
+    integer, shift, rest = (np.int32, 31, 2**31 - 1) if x == types.float32 else (np.int64, 63, 2**63 - 1)
+
+    def call(x: Any) -> Any:
+        bits = _bits(x)
+        return integer(bits ^ integer(integer(bits >> integer(shift)) & integer(rest)))
+
+    return call
+
+
+def of_rank(number: Any) -> Any:
+    """The float that has this rank."""
+    raise NotImplementedError("for compiled functions")
+
+
+@overload(of_rank)
+def _of_rank(number: Any) -> Any:
+    integer, shift, rest = (np.int32, 31, 2**31 - 1) if number == types.int32 else (np.int64, 63, 2**63 - 1)
+
+    def call(number: Any) -> Any:
+        return _float(integer(number ^ integer(integer(number >> integer(shift)) & integer(rest))))
 
     return call

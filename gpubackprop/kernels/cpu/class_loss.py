@@ -1,0 +1,206 @@
+"""Losses of classes: a block of rows of logits at a time, of which only the row's largest and sum are kept.
+
+The backward pass takes the exponentials again, which costs less than keeping the probabilities.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.backend import Array
+from gpubackprop.kernels.cpu.backend import CpuBackend
+from gpubackprop.kernels.cpu.elementary import exp
+from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial
+from gpubackprop.kernels.cpu.kernel import kernel, rows_of
+from gpubackprop.kernels.cpu.softmax import BLOCK, COST, block_rows, exponentials, shift
+from gpubackprop.kernels.cpu.totals import counts, positions_fit
+from gpubackprop.ops.class_loss import nll
+from gpubackprop.ops.loss import cross_entropy
+from gpubackprop.tape import Slots
+
+
+@inline
+def _position(i, target, class_weight, count, ignored, classes):
+    """Of a position its class, its count, and both times the class's weight; NaN for a class that there is not.
+
+    Class 0 stands in for an ignored one, counted 0 times, so that its NaN shows as in the reference.
+    """
+    c, each = np.int64(target[i]), class_weight.dtype.type(1)
+    if count.size:
+        each = count[i]
+    if c == ignored:
+        c, each = np.int64(0), class_weight.dtype.type(0)
+    if c < 0 or c >= classes:
+        c, each = np.int64(0), class_weight.dtype.type(np.nan)
+    return c, each, each * class_weight[c] if class_weight.size else each
+
+
+@inline
+def _mass(class_weight, classes):
+    """The sum of the classes' weights."""
+    total = class_weight.dtype.type(0)
+    for j in range(class_weight.size):
+        total += class_weight[j]
+    return total if class_weight.size else class_weight.dtype.type(classes)
+
+
+@serial
+def _losses(logits, target, class_weight, count, ignored, smoothing, peaks, totals, scratch, sums):
+    # (R, V), (R,), (V,) or (0,), (R,) or (0,), and, written, (R,), (R,), (R, V); (2,) added to
+    classes = logits.shape[1]
+    one = logits.dtype.type(1)
+    shift(logits, peaks, scratch)
+    for i in range(logits.shape[0]):
+        row = scratch[i]
+        c, each, weighted = _position(i, target, class_weight, count, ignored, classes)
+        sums[0] -= row[c] * weighted * (one - smoothing)
+        sums[1] += weighted
+        if smoothing > 0:
+            total = logits.dtype.type(0)
+            if class_weight.size:
+                for j in range(classes):
+                    total += row[j] * class_weight[j]
+            else:
+                for j in range(classes):
+                    total += row[j]
+            sums[0] -= total * each * smoothing / logits.dtype.type(classes)
+    exponentials(scratch, totals)
+    mass = _mass(class_weight, classes) * smoothing / logits.dtype.type(classes)
+    for i in range(logits.shape[0]):
+        _, each, weighted = _position(i, target, class_weight, count, ignored, classes)
+        sums[0] += np.log(totals[i]) * (weighted * (one - smoothing) + each * mass)
+
+
+@serial
+def _slopes(logits, target, class_weight, count, ignored, smoothing, peaks, totals, dy, dx):
+    # as _losses; dy (1,), and (R, V), written
+    classes = logits.shape[1]
+    one = logits.dtype.type(1)
+    for i in range(logits.shape[0]):
+        row, out, peak = logits[i], dx[i], peaks[i]
+        for j in range(classes):
+            out[j] = row[j] - peak
+    flat = dx.reshape(-1)
+    for k in range(flat.size):
+        flat[k] = exp(flat[k])
+    for i in range(logits.shape[0]):
+        out = dx[i]
+        c, each, weighted = _position(i, target, class_weight, count, ignored, classes)
+        hit = weighted * (one - smoothing) * dy[0]
+        spread = each * smoothing * dy[0] / logits.dtype.type(classes)
+        if smoothing > 0:
+            factor = (hit + spread * _mass(class_weight, classes)) / totals[i]
+            if class_weight.size:
+                for j in range(classes):
+                    out[j] = out[j] * factor - spread * class_weight[j]
+            else:
+                for j in range(classes):
+                    out[j] = out[j] * factor - spread
+        else:
+            factor = hit / totals[i]
+            for j in range(classes):
+                out[j] *= factor
+        out[c] -= hit
+
+
+@parallel
+def _cross_entropy(
+    logits, target, class_weight, count, ignored, smoothing, peaks, totals, scratch, partial, total, weight, threads
+):  # (M, V), (M,), (V,) or (0,), (M,) or (0,), (M,), (M,), (threads, ·), (threads, 2), (1,), (1,)
+    width, block = -(-logits.shape[0] // threads), scratch.shape[1] // logits.shape[1]
+    for t in prange(threads):
+        sums = partial[t]
+        sums[:] = 0
+        end = min(logits.shape[0], (t + 1) * width)
+        for low in range(t * width, end, block):
+            high = min(low + block, end)
+            _losses(
+                logits[low:high],
+                target[low:high],
+                class_weight,
+                count[low:high],
+                ignored,
+                smoothing,
+                peaks[low:high],
+                totals[low:high],
+                scratch[t, : (high - low) * logits.shape[1]].reshape((high - low, logits.shape[1])),
+                sums,
+            )
+    _add_up(partial, threads, total, weight)
+
+
+@parallel
+def _cross_entropy_backward(
+    logits, target, class_weight, count, ignored, smoothing, peaks, totals, dy, dx, block, threads
+):
+    width = -(-logits.shape[0] // threads)
+    for t in prange(threads):
+        end = min(logits.shape[0], (t + 1) * width)
+        for low in range(t * width, end, block):
+            high = min(low + block, end)
+            _slopes(
+                logits[low:high],
+                target[low:high],
+                class_weight,
+                count[low:high],
+                ignored,
+                smoothing,
+                peaks[low:high],
+                totals[low:high],
+                dy,
+                dx[low:high],
+            )
+
+
+@serial
+def _add_up(partial, threads, total, weight):
+    first = second = 0.0
+    for t in range(threads):
+        first += partial[t, 0]
+        second += partial[t, 1]
+    total[0] = first
+    weight[0] = second
+
+
+def _flat(b: CpuBackend, x: Array, target: Array, class_weight: Any, weight: Any, mask: Any) -> tuple[Array, ...]:
+    """What all loops take: logits (M, V), target (M,), class_weight (V,) or (0,), count (M,) or (0,)."""
+    class_weight = b.empty((0,), x.dtype) if class_weight is None else class_weight
+    return rows_of(x), target.reshape(-1), class_weight, counts(b, target.size, x.dtype, weight, mask)
+
+
+def cross_entropy_forward(
+    b: CpuBackend,
+    logits: Array,
+    target: Array,
+    class_weight: Array | None,
+    weight: Array | None,
+    mask: Array | None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> tuple[tuple[Array, Array], Any]:
+    """As ops/loss.py."""
+    dtype = logits.dtype
+    flat = _flat(b, logits, target, class_weight, weight, mask)
+    peaks, totals = b.empty((target.size,), dtype), b.empty((target.size,), dtype)
+    total, count = b.empty((), dtype), b.empty((), dtype)
+    shared = (*flat, ignore_index, dtype.type(label_smoothing), peaks, totals)
+    scratch = b.empty((b.threads, max(BLOCK, logits.shape[-1])), dtype)
+    partial = b.empty((b.threads, 2), np.float64)
+    arrays = (scratch, partial, total.reshape(1), count.reshape(1))
+    b.launch(_cross_entropy, *shared, *arrays, cost=COST * logits.size)
+    return (total, count), (shared, logits.shape)
+
+
+def cross_entropy_backward(b: CpuBackend, saved: Any, dy: tuple[Array, ...], slots: Slots) -> tuple[Array | None, ...]:
+    """As ops/loss.py."""
+    shared, shape = saved
+    dx = b.empty(shape, shared[0].dtype)
+    arrays = (dy[0].reshape(1), rows_of(dx), block_rows(shape[-1]))
+    b.launch(_cross_entropy_backward, *shared, *arrays, cost=COST * dx.size)
+    return dx, None, None, None, None
+
+
+kernel(cross_entropy, cross_entropy_forward, cross_entropy_backward, positions_fit)
