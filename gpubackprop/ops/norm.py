@@ -57,8 +57,9 @@ def batch_norm_backward(b: Backend, saved: Any, dys: Any, slots: Slots) -> tuple
     count = prod(x.shape[:-1])
     rows, dy_rows = rows_of(x), rows_of(dy)
     dbias, dweight = _gradient_sums(b, rows, dy_rows, mean, rstd)
+    affine = dweight if slots[1].wanted else None, dbias if slots[2].wanted else None
     if not slots[0].wanted:
-        return None, dweight, dbias
+        return None, *affine
     scale = rstd if weight is None else rstd * weight
     centre, scale_dy = across(b, mean, rows), across(b, scale, rows)
     scale_x = across(b, rstd * scale * dweight / -count, rows)
@@ -70,7 +71,7 @@ def batch_norm_backward(b: Backend, saved: Any, dys: Any, slots: Slots) -> tuple
         scratch += shift
         part = b.xp.multiply(dy_rows[piece], scale_dy, out=dx[piece])
         part += scratch
-    return dx.reshape(x.shape), dweight, dbias
+    return dx.reshape(x.shape), *affine
 
 
 def masked_batch_norm_forward(
@@ -108,7 +109,7 @@ def batch_norm_inference_backward(b: Backend, saved: Any, dy: Array, slots: Slot
     if not (slots[1].wanted or slots[2].wanted):
         return dx, None, None, None, None
     dbias, dweight = _gradient_sums(b, rows_of(x), rows_of(dy), mean, rstd)
-    return dx, dweight, dbias, None, None
+    return dx, dweight if slots[1].wanted else None, dbias if slots[2].wanted else None, None, None
 
 
 def update_statistics(
