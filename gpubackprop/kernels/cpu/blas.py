@@ -7,8 +7,6 @@ Numba's, would spin against each other, which measured six times slower.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +35,19 @@ _threads.argtypes, _threads.restype = [ctypes.c_int], None
 _count = _LIBRARY.scipy_openblas_get_num_threads64_
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+class one_thread:  # used like a function; a generator would cost twice the time
     """OpenBLAS on one thread meanwhile: the user's own products have all of theirs again afterwards."""
-    before = _count()
-    _threads(1)
-    try:
-        yield
-    finally:
-        _threads(before)
+
+    __slots__ = ("before",)
+
+    def __enter__(self) -> None:
+        self.before = _count()
+        if self.before != 1:
+            _threads(1)
+
+    def __exit__(self, *error: object) -> None:
+        if self.before != 1:
+            _threads(self.before)
 
 
 def _external(letter: str, number: Any) -> Any:

@@ -16,7 +16,6 @@ from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial
 from gpubackprop.kernels.cpu.kernel import kernel, rows_of
 from gpubackprop.kernels.cpu.softmax import BLOCK, COST, block_rows, exponentials, shift
 from gpubackprop.kernels.cpu.totals import counts, positions_fit
-from gpubackprop.ops.class_loss import nll
 from gpubackprop.ops.loss import cross_entropy
 from gpubackprop.tape import Slots
 

@@ -5,19 +5,41 @@ from __future__ import annotations
 from typing import Any
 
 from gpubackprop.backend import Array
+from gpubackprop.kernels.cpu import curves
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.blas import gemm
+from gpubackprop.kernels.cpu.curves import (
+    gelu,
+    gelu_slope,
+    gelu_tanh,
+    gelu_tanh_slope,
+    hyperbolic,
+    hyperbolic_slope,
+    relu,
+    relu_slope,
+    sigmoid,
+    sigmoid_slope,
+    silu,
+    silu_slope,
+)
 from gpubackprop.kernels.cpu.glue import part
 from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial
-from gpubackprop.kernels.cpu.kernel import kernel, rows_of, same_floats
+from gpubackprop.kernels.cpu.kernel import kernel, rows_of
 from gpubackprop.ops.linear import linear
 from gpubackprop.ops.linear_activation import linear_activation
 from gpubackprop.tape import Slots
 
 FLOP = 0.012  # nanoseconds that a multiply-add takes one thread, about
-#: What the loop behind the product does: nothing, or an activation.
-PLAIN, RELU = 0, 1
-KINDS = {"relu": RELU}
+#: What the loop behind the product does: nothing, or an activation; the latter three need the product for their slope.
+PLAIN, RELU, TANH, SIGMOID, SILU, ERF_GELU, TANH_GELU = range(7)
+KINDS = {
+    ("relu", None): (RELU, 0.0, 0.0),
+    ("tanh", None): (TANH, 0.0, 0.0),
+    ("sigmoid", None): (SIGMOID, 0.0, 0.0),
+    ("silu", None): (SILU, 0.0, 0.0),
+    ("gelu", "none"): (ERF_GELU, *curves.GELU),
+    ("gelu", "tanh"): (TANH_GELU, *curves.GELU_TANH),
+}
 
 
 @inline
@@ -33,20 +55,50 @@ def share(c, threads, t):
 
 
 @serial
-def _finish(kind, bias, y):  # kind, (O,) or (0,), (O,)
+def _finish(kind, a, b, bias, z, y):  # kind and its numbers, (O,) or (0,), (O,), (O,)
     if bias.size:
-        for j in range(y.size):
-            y[j] += bias[j]
+        for j in range(z.size):
+            z[j] += bias[j]
     if kind == RELU:
-        for j in range(y.size):
-            y[j] = y[j] * 0 if y[j] <= 0 else y[j]
+        for j in range(z.size):
+            y[j] = relu(z[j], a, b)
+    elif kind == TANH:
+        for j in range(z.size):
+            y[j] = hyperbolic(z[j], a, b)
+    elif kind == SIGMOID:
+        for j in range(z.size):
+            y[j] = sigmoid(z[j], a, b)
+    elif kind == SILU:
+        for j in range(z.size):
+            y[j] = silu(z[j], a, b)
+    elif kind == ERF_GELU:
+        for j in range(z.size):
+            y[j] = gelu(z[j], a, b)
+    elif kind == TANH_GELU:
+        for j in range(z.size):
+            y[j] = gelu_tanh(z[j], a, b)
 
 
 @serial
-def _slope(kind, y, dy, dz):  # kind, (O,), (O,), (O,)
+def _slope(kind, a, b, z, dy, dz):  # kind and its numbers, (O,) of the input or the output, (O,), (O,)
     if kind == RELU:
-        for j in range(y.size):
-            dz[j] = dy[j] if y[j] > 0 else dy[j] * 0
+        for j in range(z.size):
+            dz[j] = dy[j] * relu_slope(z[j], a, b)
+    elif kind == TANH:
+        for j in range(z.size):
+            dz[j] = dy[j] * hyperbolic_slope(z[j], a, b)
+    elif kind == SIGMOID:
+        for j in range(z.size):
+            dz[j] = dy[j] * sigmoid_slope(z[j], a, b)
+    elif kind == SILU:
+        for j in range(z.size):
+            dz[j] = dy[j] * silu_slope(z[j], a, b)
+    elif kind == ERF_GELU:
+        for j in range(z.size):
+            dz[j] = dy[j] * gelu_slope(z[j], a, b)
+    elif kind == TANH_GELU:
+        for j in range(z.size):
+            dz[j] = dy[j] * gelu_tanh_slope(z[j], a, b)
 
 
 @serial
@@ -56,25 +108,26 @@ def _add(x, total):  # (O,), (O,)
 
 
 @parallel
-def _forward(kind, x, weight, bias, y, threads):  # kind, (M, I), (O, I), (O,) or (0,), (M, O)
+def _forward(kind, a, b, x, weight, bias, z, y, threads):
+    # kind and its numbers, (M, I), (O, I), (O,) or (0,), (M, O), (M, O) or z again
     for t in prange(threads):
         top, bottom, left, right = share(y, threads, t)
-        gemm(x[top:bottom], False, weight[left:right], True, y[top:bottom, left:right], False)
+        gemm(x[top:bottom], False, weight[left:right], True, z[top:bottom, left:right], False)
         if kind or bias.size:
             for i in range(top, bottom):
-                _finish(kind, bias[left:right], y[i, left:right])
+                _finish(kind, a, b, bias[left:right], z[i, left:right], y[i, left:right])
 
 
 @parallel
-def _backward(kind, y, dy, x, weight, dz, dx, dweight, dbias, threads):
-    # kind, (M, O), (M, O), (M, I), (O, I), (M, O), the gradients or arrays of size 0 where none is wanted
+def _backward(kind, a, b, z, dy, x, weight, dz, dx, dweight, dbias, threads):
+    # kind and its numbers, (M, O), (M, O), (M, I), (O, I), (M, O), the gradients, of size 0 where none is wanted
     for t in prange(threads):  # by columns, so that each thread has sums of its own
         low, high = part(dy.shape[1], threads, t)
         if dbias.size:
             dbias[low:high] = 0
         for i in range(dy.shape[0]):
             if kind:
-                _slope(kind, y[i, low:high], dy[i, low:high], dz[i, low:high])
+                _slope(kind, a, b, z[i, low:high], dy[i, low:high], dz[i, low:high])
             if dbias.size:
                 _add(dz[i, low:high], dbias[low:high])
     if dx.size:
@@ -87,43 +140,47 @@ def _backward(kind, y, dy, x, weight, dz, dx, dweight, dbias, threads):
             gemm(dz[:, top:bottom], True, x[:, left:right], False, dweight[top:bottom, left:right], False)
 
 
-def _run_forward(b: CpuBackend, kind: int, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Any]:
+def _run_forward(
+    b: CpuBackend, what: tuple[int, float, float], x: Array, weight: Array, bias: Array | None
+) -> tuple[Array, Any]:
+    kind, first, second = what
     rows = rows_of(x)
     y = b.empty((*x.shape[:-1], weight.shape[0]), x.dtype)
+    z = b.empty(y.shape, x.dtype) if kind >= SILU else y
     bias = b.empty((0,), x.dtype) if bias is None else bias
-    b.launch(_forward, kind, rows, weight, bias, rows_of(y), cost=FLOP * rows.size * weight.shape[0])
-    return y, (kind, rows, weight, rows_of(y))
+    numbers = kind, x.dtype.type(first), x.dtype.type(second)
+    b.launch(_forward, *numbers, rows, weight, bias, rows_of(z), rows_of(y), cost=FLOP * rows.size * weight.shape[0])
+    return y, (numbers, rows, weight, rows_of(z))
 
 
 def _run_backward(b: CpuBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
-    kind, x, weight, y = saved
+    numbers, x, weight, z = saved
     rows, nothing = rows_of(dy), b.empty((0, 0), dy.dtype)
-    dz = b.empty(rows.shape, dy.dtype) if kind else rows
+    dz = b.empty(rows.shape, dy.dtype) if numbers[0] else rows
     dx = b.empty((*dy.shape[:-1], x.shape[1]), dy.dtype) if slots[0].wanted else nothing
     dweight = b.out(slots[1], weight) if slots[1].wanted else nothing
     dbias = b.out_of(slots[2], weight.shape[:1], dy.dtype) if slots[2].wanted else b.empty((0,), dy.dtype)
     products = slots[0].wanted + slots[1].wanted
     cost = FLOP * x.size * weight.shape[0] * max(products, 0.01)
-    b.launch(_backward, kind, y, rows, x, weight, dz, dx.reshape(-1, x.shape[1]), dweight, dbias, cost=cost)
+    b.launch(_backward, *numbers, z, rows, x, weight, dz, dx.reshape(-1, x.shape[1]), dweight, dbias, cost=cost)
     return tuple(a if slot.wanted else None for a, slot in zip((dx, dweight, dbias), slots, strict=True))
 
 
 def linear_forward(b: CpuBackend, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Any]:
     """As ops/linear.py."""
-    return _run_forward(b, PLAIN, x, weight, bias)
+    return _run_forward(b, (PLAIN, 0.0, 0.0), x, weight, bias)
 
 
 def linear_activation_forward(
     b: CpuBackend, x: Array, weight: Array, bias: Array | None, *, activation: str, **options: Any
 ) -> tuple[Array, Any]:
     """As ops/linear_activation.py."""
-    return _run_forward(b, KINDS[activation], x, weight, bias)
+    return _run_forward(b, KINDS[_named(activation, **options)], x, weight, bias)
+
+
+def _named(activation: str, approximate: str | None = None) -> tuple[str, str | None]:
+    return activation, "none" if activation == "gelu" and approximate is None else approximate
 
 
 kernel(linear, linear_forward, _run_backward)
-kernel(
-    linear_activation,
-    linear_activation_forward,
-    _run_backward,
-    lambda arrays, options: options["activation"] in KINDS and same_floats(arrays, options),
-)
+kernel(linear_activation, linear_activation_forward, _run_backward)

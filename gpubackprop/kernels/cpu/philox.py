@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from gpubackprop.backend import Array
-from gpubackprop.kernels.cpu.backend import CpuBackend
-from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial
-from gpubackprop.kernels.cpu.kernel import rule
-from gpubackprop.ops.dropout import dropout_mask
+from gpubackprop.kernels.cpu.jit import inline
 
 U = np.uint64
 LOW = U(0xFFFFFFFF)

@@ -6,7 +6,7 @@ recorded, and from the third on no tape is built: new data is copied to where th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -39,6 +39,15 @@ class _Replay(NamedTuple):
     inputs: list[Array]
     outputs: Outputs
 
+    def __call__(self, arrays: Sequence[Array]) -> Outputs:
+        """The step again, on other arrays."""
+        with one_thread():
+            for held, given in zip(self.inputs, arrays, strict=True):
+                np.copyto(held, given, casting="unsafe")
+            for function, args in self.launches:
+                function(*args)
+        return tuple(None if y is None else y.copy() for y in self.outputs)
+
 
 class RecordedStep:
     """`step(batches) -> arrays`, run as it is, then recorded, then replayed; `prepare` brings batches to the device."""
@@ -52,16 +61,12 @@ class RecordedStep:
 
     def __call__(self, batches: Batches) -> Outputs:
         """One step; its outputs are the caller's own."""
+        arrays = _arrays(batches)
+        key = tuple((name, a.shape, a.dtype) if type(a) is np.ndarray else None for name, a in arrays)
+        replay = self.found.get(key, "new")
+        if type(replay) is _Replay:
+            return replay([a for _, a in arrays])
         with one_thread(), np.errstate(all="ignore"):  # about overflow a GPU is silent too: the trainer looks at losses
-            arrays = list(_arrays(batches))
-            key = tuple((name, a.shape, a.dtype) if type(a) is np.ndarray else None for name, a in arrays)
-            replay = self.found.get(key, "new")
-            if isinstance(replay, _Replay):
-                for held, (_, given) in zip(replay.inputs, arrays, strict=True):
-                    np.copyto(held, given, casting="unsafe")
-                for function, args in replay.launches:
-                    function(*args)
-                return tuple(None if y is None else y.copy() for y in replay.outputs)
             if replay is None:
                 return self._record(key, batches)
             if replay == "new":
@@ -81,14 +86,16 @@ class RecordedStep:
         return tuple(None if y is None else y.copy() for y in outputs)
 
 
-def _arrays(batches: Batches) -> Iterator[tuple[str, Any]]:
+def _arrays(batches: Batches) -> list[tuple[str, Any]]:
     """All arrays of the batches, in their order, with the parts that they are."""
+    found: list[tuple[str, Any]] = []
     for batch in batches:
         for name, value in batch.items():
             if isinstance(value, Mapping):
-                yield from ((f"{name}.{each}", array) for each, array in value.items())
+                found += ((f"{name}.{each}", array) for each, array in value.items())
             else:
-                yield name, value
+                found.append((name, value))
+    return found
 
 
 def _may_repeat(arrays: Sequence[tuple[str, Any]]) -> bool:
