@@ -199,7 +199,8 @@ class Optimizer:
         """The device's half of a step."""
         master, grad, value = self.params.master, self.params.grad, self.params.value
         rule = self.backend.rule(type(self).update_run)
-        block = self.BLOCK if rule is type(self).update_run else master.size  # a kernel makes no temporaries
+        kernel = rule is not type(self).update_run
+        block = max(self.BLOCK, len(master)) if kernel else self.BLOCK  # a kernel makes no temporaries
         for start, stop, setting, decay, alone in self.runs:
             scalars = self.scalars[setting]
             if alone:

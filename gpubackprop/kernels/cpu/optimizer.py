@@ -1,8 +1,7 @@
 """Update rules as in optim/*.py: one pass over a stretch of the flat buffers, each thread over its own part of it.
 
 The coefficients of a step are read from `scalars` by the compiled code itself, so that a launch that is replayed sees
-those of its own step. Loops have four arrays at most: LLVM looks whether arrays overlap for no more than that, and
-without looking it gives up vector instructions.
+those of its own step.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from gpubackprop.kernels.cpu.jit import parallel, prange, serial
 from gpubackprop.kernels.cpu.kernel import rule
 from gpubackprop.optim import SGD, Adadelta, Adagrad, Adam, Lion, NAdam, RAdam, RMSprop, average
 
-CHUNK = 2048  # numbers: where there is more than one pass, the arrays of the next are still in the nearest cache
+CHUNK = 512  # numbers: the arrays of one pass are still in the nearest cache at the next
 ADAM, NADAM, RADAM = 0, 1, 2
 
 
@@ -61,21 +60,15 @@ def _adam_whole(value, grad, mean, square, keep, pull, share, beta2, rest, of_me
 
 
 @serial
-def _adam_means(value, grad, mean, square, keep, pull, share, beta2, rest):
+def _adam_largest(value, grad, mean, square, largest, keep, pull, share, beta2, rest, of_mean, of_root, plus):
     for i in range(value.size):
         w = keep * value[i]
         g = grad[i] + pull * w
-        value[i] = w
-        mean[i] += share * (g - mean[i])
-        square[i] = beta2 * square[i] + rest * (g * g)
-
-
-@serial
-def _adam_largest(value, mean, square, largest, of_mean, of_root, plus):
-    for i in range(value.size):
-        v = largest[i] if square[i] <= largest[i] else square[i]
-        largest[i] = v
-        value[i] -= of_mean * mean[i] / (of_root * np.sqrt(v) + plus)
+        m = mean[i] + share * (g - mean[i])
+        v = beta2 * square[i] + rest * (g * g)
+        high = largest[i] if v <= largest[i] else v  # so that a NaN gets through
+        mean[i], square[i], largest[i] = m, v, high
+        value[i] = w - of_mean * m / (of_root * np.sqrt(high) + plus)
 
 
 @parallel
@@ -93,14 +86,10 @@ def _adam(value, grad, mean, square, largest, scalars, beta2, rest, eps, form, d
             plus = of_root * eps + (one - of_root)
         keep = weight_decay if decay and decoupled else one
         pull = weight_decay if decay and not decoupled else zero
+        w, g, m, v = value[low:high], grad[low:high], mean[low:high], square[low:high]
         if largest.size:
-            for at in range(low, high, CHUNK):
-                end = min(at + CHUNK, high)
-                w, m, v = value[at:end], mean[at:end], square[at:end]
-                _adam_means(w, grad[at:end], m, v, keep, pull, share, beta2, rest)
-                _adam_largest(w, m, v, largest[at:end], of_mean, of_root, plus)
+            _adam_largest(w, g, m, v, largest[low:high], keep, pull, share, beta2, rest, of_mean, of_root, plus)
         else:
-            w, g, m, v = value[low:high], grad[low:high], mean[low:high], square[low:high]
             _adam_whole(w, g, m, v, keep, pull, share, beta2, rest, of_mean, of_grad, of_root, plus)
 
 
