@@ -71,7 +71,10 @@ def test_a_norm_that_is_not_finite_is_not_hidden(bad):
         (length, ours), (_, wanted) = both(harness.backend(2), clip.clip_norm, grad, 1.0)
     assert not np.isfinite(length)
     assert np.array_equal(np.isnan(ours), np.isnan(wanted))
-    assert np.isnan(both(harness.backend(), clip.clip_value, np.array([np.nan, 3.0]), 1.0)[0][1]).tolist() == [True, False]
+    assert np.isnan(both(harness.backend(), clip.clip_value, np.array([np.nan, 3.0]), 1.0)[0][1]).tolist() == [
+        True,
+        False,
+    ]
 
 
 def test_zero_and_no_gradients():

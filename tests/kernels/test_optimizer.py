@@ -23,7 +23,9 @@ EASY = {"max_examples": 25, "deadline": None, "derandomize": True}
 def parameters(b, sizes, dtype):
     named = {
         f"{i}.w": Param(
-            (size,) if i % 2 else (size, 1), lambda rng, shape: rng.normal(size=shape), kind="bias" if i % 3 else "weight"
+            (size,) if i % 2 else (size, 1),
+            lambda rng, shape: rng.normal(size=shape),
+            kind="bias" if i % 3 else "weight",
         )
         for i, size in enumerate(sizes)
     }
