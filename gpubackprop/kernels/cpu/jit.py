@@ -43,7 +43,7 @@ def serial(function: Callable[..., Any]) -> Any:
 
 def inline(function: Callable[..., Any]) -> Any:
     """Decorate a function of single numbers: it becomes part of each loop that calls it."""
-    return register_jitable(inline="never")(function)
+    return register_jitable(forceinline=True)(function)  # by LLVM, which on its own stops at some length
 
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
