@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gpubackprop.backend import Array
 from gpubackprop.backend.philox import stream_of
 from gpubackprop.errors import ShapeError, UsageError
@@ -9,7 +11,13 @@ from gpubackprop.nn.init import xavier_uniform, zeros
 from gpubackprop.nn.layer import Layer, Shape, layers
 from gpubackprop.nn.linear import Linear
 from gpubackprop.nn.skip import saved_shape
-from gpubackprop.ops.attention import cross_projection, merge_heads, scaled_dot_product_attention, split_heads
+from gpubackprop.ops.attention import (
+    cross_projection,
+    merge_heads,
+    scaled_dot_product_attention,
+    self_attention,
+    split_heads,
+)
 from gpubackprop.ops.linear import linear
 from gpubackprop.ops.position import rotary
 from gpubackprop.parameters import Buffer, Init, Param
@@ -56,12 +64,9 @@ class Attention(Layer):
     def attend(self, x: Tensor, q: Tensor, k: Tensor | Array, v: Tensor | Array, key_mask: Array | None) -> Tensor:
         """q (N, h, T, D) of x, k and v (N, h, S, D), key_mask (N, S) -> (N, T, E)."""
         tape = x.tape
-        p = self.dropout if x.training else 0.0
-        stream = stream_of(self.path, tape.call_number(self.path)) if p else 0
         y: Tensor = scaled_dot_product_attention(
-            q, k, v, key_mask, tape.samples, tape.step,
-            causal=self.causal, dropout=p, seed=tape.seed, stream=stream,
-        )  # fmt: skip
+            q, k, v, key_mask, tape.samples, tape.step, causal=self.causal, **self._dropout(x)
+        )
         y = merge_heads(y)
         y.mask = x.mask  # the positions are x's again
         return y
@@ -69,6 +74,10 @@ class Attention(Layer):
     def attend_to_self(self, x: Tensor, qkv: Tensor) -> Tensor:
         """qkv (N, T, 3E) of x -> (N, T, E); under a cache, x continues the sequence that the cache holds."""
         tape, mask = x.tape, x.mask
+        if self.rotary_base is None and (tape.cache is None or not self.causal):
+            options = {"num_heads": self.num_heads, "causal": self.causal, **self._dropout(x)}
+            y: Tensor = self_attention(qkv, mask, tape.samples, tape.step, **options)
+            return y
         q, k, v = split_heads(qkv, num_heads=self.num_heads, parts=3)
         cache = tape.cache if self.causal else None
         key = "" if cache is None else tape.key(self.path)
@@ -87,6 +96,12 @@ class Attention(Layer):
                 mask = xp.concatenate([xp.ones(_positions(a), bool) if m is None else m for m, a in masks], axis=1)
         cache[key] = (keys, values, mask)
         return self.attend(x, q, keys, values, mask)
+
+    def _dropout(self, x: Tensor) -> dict[str, Any]:
+        """Options of the attention ops: the share of the weights that is dropped, and where its random numbers are."""
+        p = self.dropout if x.training else 0.0
+        stream = stream_of(self.path, x.tape.call_number(self.path)) if p else 0
+        return {"dropout": p, "seed": x.tape.seed, "stream": stream}
 
     def attention_flops(self, queries: int, keys: int, width: int) -> int:
         """Of q kᵀ and p v."""

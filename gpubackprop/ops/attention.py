@@ -117,6 +117,40 @@ def merge_heads_backward(b: Backend, shape: tuple[int, ...], dy: Array, slots: S
     return (dy.reshape(n, t, h, d).transpose(0, 2, 1, 3),)
 
 
+def self_attention_forward(
+    b: Backend,
+    qkv: Array,
+    key_mask: Array | None = None,
+    samples: Array | None = None,
+    step: int | Array = 0,
+    *,
+    num_heads: int,
+    causal: bool = False,
+    dropout: float = 0.0,
+    seed: int = 0,
+    stream: int = 0,
+) -> tuple[Array, Any]:
+    """qkv (N, T, 3E), the queries, keys and values of all heads side by side -> y (N, T, E).
+
+    The three ops above as one, so that a kernel need not part the heads and join them; options as there.
+    """
+    (q, k, v), split = split_heads_forward(b, qkv, num_heads=num_heads, parts=3)
+    options: dict[str, Any] = {"causal": causal, "dropout": dropout, "seed": seed, "stream": stream}
+    heads, saved = scaled_dot_product_attention_forward(b, q, k, v, key_mask, samples, step, **options)
+    y, merged = merge_heads_forward(b, heads)
+    return y, (split, saved, merged)
+
+
+def self_attention_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """dy (N, T, E) -> dqkv (N, T, 3E)."""
+    if not slots[0].wanted:
+        return None, None, None, None
+    split, inner, merged = saved
+    (dheads,) = merge_heads_backward(b, merged, dy, slots)
+    dqkv = scaled_dot_product_attention_backward(b, inner, dheads, (slots[0],) * 3)[:3]
+    return *split_heads_backward(b, split, dqkv, slots), None, None, None
+
+
 def cross_projection_forward(
     b: Backend, x: Array, memory: Array, bias: Array | None, *weights: Array
 ) -> tuple[tuple[Array, ...], Any]:
@@ -164,4 +198,5 @@ def cross_projection_backward(b: Backend, saved: Any, dy: Any, slots: Slots) -> 
 scaled_dot_product_attention = Op(scaled_dot_product_attention_forward, scaled_dot_product_attention_backward)
 split_heads = Op(split_heads_forward, split_heads_backward)
 merge_heads = Op(merge_heads_forward, merge_heads_backward)
+self_attention = Op(self_attention_forward, self_attention_backward)
 cross_projection = Op(cross_projection_forward, cross_projection_backward)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from gpubackprop.backend import NumpyBackend
-from gpubackprop.ops.attention import cross_projection, merge_heads, scaled_dot_product_attention, split_heads
+from gpubackprop.ops.attention import (
+    cross_projection,
+    merge_heads,
+    scaled_dot_product_attention,
+    self_attention,
+    split_heads,
+)
 from gpubackprop.ops.dropout import dropout_mask
 from tests.ops.specs import OpSpec
 
@@ -44,6 +50,23 @@ def _attention(name, inputs, **options):
     return OpSpec(f"attention{name}", scaled_dot_product_attention, inputs, sdpa, options, batched=batched)
 
 
+def _packed(n, h, t, d, lengths=None):
+    def inputs(rng):
+        mask = None if lengths is None else np.arange(t) < np.array(lengths)[:, None]
+        return rng.normal(size=(n, t, 3 * h * d)), mask, np.arange(10, 10 + n), np.array(3)
+
+    return inputs
+
+
+def _self_attention(qkv, key_mask, samples, step, *, num_heads, **options):
+    q, k, v = _split_heads(qkv, num_heads=num_heads, parts=3)
+    return _merge_heads(sdpa(q, k, v, key_mask, samples, step, **options))
+
+
+def _self_row(name, inputs, **options):
+    return OpSpec(f"self_attention{name}", self_attention, inputs, _self_attention, options, batched=(0, 1, 2))
+
+
 def _split_heads(x, *, num_heads, parts=1):
     pieces = [p.unflatten(-1, (num_heads, -1)).transpose(1, 2) for p in x.chunk(parts, dim=-1)]
     return tuple(pieces) if parts > 1 else pieces[0]
@@ -76,6 +99,10 @@ ROWS = [
     _attention(", unequal lengths and one empty, causal", _qkv(3, 2, 5, 5, 4, lengths=(5, 2, 0)), causal=True),
     _attention(", dropout", _qkv(3, 2, 4, 6, 5, lengths=(6, 1, 4)), dropout=0.4, seed=2**40, stream=7),
     _attention(", dropout, causal", _qkv(2, 2, 5, 5, 3), dropout=0.25, causal=True, seed=1, stream=2),
+    _self_row("", _packed(2, 3, 4, 5), num_heads=3),
+    _self_row(", causal", _packed(2, 2, 7, 3), num_heads=2, causal=True),
+    _self_row(", unequal lengths", _packed(3, 2, 5, 4, lengths=(5, 1, 3)), num_heads=2),
+    _self_row(", one head, dropout", _packed(2, 1, 5, 4), num_heads=1, dropout=0.25, causal=True, seed=1, stream=2),
     OpSpec("split_heads", split_heads, _normal((2, 3, 12)), _split_heads, {"num_heads": 4}),
     OpSpec("split_heads, q k v", split_heads, _normal((2, 3, 24)), _split_heads, {"num_heads": 2, "parts": 3}, 3),
     OpSpec("split_heads, v alone used", split_heads, _normal((2, 3, 12)), _split_heads, {"num_heads": 2, "parts": 3}),
