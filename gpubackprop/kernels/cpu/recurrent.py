@@ -1,0 +1,108 @@
+"""What the kernels of recurrent layers share: activations of a step's gates, and the work outside the loop over time.
+
+A thread goes through all steps with its own samples, so that nobody waits for anybody. Arrays are (N, T, ·) as outside;
+the state that a step multiplies lies apart, (N, H), and so do the gradients that a step backwards multiplies.
+Letters as in ops/recurrent.py: D input and H hidden features, G gates times H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpubackprop.backend import Array
+from gpubackprop.kernels.cpu.backend import CpuBackend
+from gpubackprop.kernels.cpu.elementary import logistic, tanh
+from gpubackprop.kernels.cpu.jit import parallel, serial
+from gpubackprop.kernels.cpu.kernel import rows_of, same_floats
+from gpubackprop.kernels.cpu.linear import FLOP, input_gradient, products, weight_gradient
+from gpubackprop.tape import Slots
+
+
+@serial
+def logistic_of_sum(a, p, bias):  # in place: σ of the input's share, the state's and the bias
+    for j in range(a.size):
+        a[j] = logistic(a[j] + p[j] + bias[j])
+
+
+@serial
+def tanh_of_sum(a, p, bias):
+    for j in range(a.size):
+        a[j] = tanh(a[j] + p[j] + bias[j])
+
+
+@serial
+def copy(a, target):
+    for j in range(target.size):
+        target[j] = a[j]
+
+
+@serial
+def clear(a):
+    for j in range(a.size):
+        a[j] = 0
+
+
+@serial
+def add(a, target):
+    for j in range(target.size):
+        target[j] += a[j]
+
+
+@parallel
+def _add_biases(bias_ih, bias_hh, total, threads):  # (G,) or (0,) each, (G,)
+    for j in range(total.size):
+        total[j] = (bias_ih[j] if bias_ih.size else 0) + (bias_hh[j] if bias_hh.size else 0)
+
+
+def fits(arrays: Sequence[Any], options: Mapping[str, Any]) -> bool:
+    """Not where there is nothing to do."""
+    return same_floats(arrays, options) and arrays[0].size > 0
+
+
+def or_empty(b: CpuBackend, a: Array | None, like: Array, axes: int) -> Array:
+    """`a`, or an array of no size and as many axes, as compiled functions take it."""
+    return b.empty((0,) * axes, like.dtype) if a is None else a
+
+
+def real_steps(b: CpuBackend, mask: Array | None) -> Array:
+    """mask (N, T), or None as (0, 0): all."""
+    return b.empty((0, 0), bool) if mask is None else mask
+
+
+def total_bias(b: CpuBackend, bias_ih: Array | None, bias_hh: Array | None, gates: int, like: Array) -> Array:
+    """bias_ih + bias_hh, (G,)."""
+    total = b.empty((gates,), like.dtype)
+    b.launch(_add_biases, or_empty(b, bias_ih, like, 1), or_empty(b, bias_hh, like, 1), total)
+    return total
+
+
+def input_products(b: CpuBackend, x: Array, weight: Array) -> Array:
+    """x (N, T, D), weight (G, D) -> the share of the inputs in all gates, (N, T, G)."""
+    y = b.empty((*x.shape[:2], weight.shape[0]), x.dtype)
+    b.launch(products, rows_of(x), weight, b.empty((0,), x.dtype), rows_of(y), cost=FLOP * x.size * weight.shape[0])
+    return y
+
+
+def gradients(
+    b: CpuBackend, x: Array, weight_ih: Array, weight_hh: Array, before: Array, dp: Array, dq: Array, slots: Slots
+) -> tuple[Array | None, ...]:
+    """As `weight_gradients` of ops/steps.py; before (N, T, H): the states before each step."""
+    dx = dweight_ih = dweight_hh = dbias_ih = dbias_hh = None
+    dp2, dq2 = rows_of(dp), rows_of(dq)
+    cost = FLOP * dp.size
+    if slots[0].wanted:
+        dx = b.empty(x.shape, x.dtype)
+        b.launch(input_gradient, dp2, weight_ih, rows_of(dx), cost=cost * x.shape[2])
+    if slots[1].wanted or slots[3].wanted:
+        dweight_ih = b.out(slots[1], weight_ih)
+        dbias_ih = b.empty((dp2.shape[1] * slots[3].wanted,), dp.dtype)
+        b.launch(weight_gradient, dp2, rows_of(x), dweight_ih, dbias_ih, cost=cost * x.shape[2])
+    if slots[2].wanted or slots[4].wanted:
+        dweight_hh = b.out(slots[2], weight_hh)
+        same = dp is dq and slots[3].wanted
+        dbias_hh = dbias_ih if same else b.empty((dq2.shape[1] * slots[4].wanted,), dq.dtype)
+        sums = b.empty((0,), dq.dtype) if same else dbias_hh
+        b.launch(weight_gradient, dq2, rows_of(before), dweight_hh, sums, cost=cost * before.shape[2])
+    grads: tuple[Any, ...] = (dx, dweight_ih, dweight_hh, dbias_ih, dbias_hh)
+    return tuple(grad if slot.wanted else None for grad, slot in zip(grads, slots, strict=False))
