@@ -171,6 +171,12 @@ def linear_forward(b: CpuBackend, x: Array, weight: Array, bias: Array | None) -
     return _run_forward(b, (PLAIN, 0.0, 0.0), x, weight, bias)
 
 
+def linear_gradients(b: CpuBackend, x: Array, weight: Array, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """dx, dweight, dbias of linear, for kernels that have a product inside."""
+    saved = (PLAIN, x.dtype.type(0), x.dtype.type(0)), rows_of(x), weight, rows_of(dy)
+    return _run_backward(b, saved, dy, slots)
+
+
 def linear_activation_forward(
     b: CpuBackend, x: Array, weight: Array, bias: Array | None, *, activation: str, **options: Any
 ) -> tuple[Array, Any]:

@@ -121,7 +121,6 @@ def _pack(weight, turned, panels, threads):  # (K, O), or (O, K) turned -> (pane
                         panels[p, k, j] = weight[k, first + j]
 
 
-
 def pack(b: CpuBackend, weight: Array, turned: bool) -> Array:
     """weight (K, O), or (O, K) where `turned`, as `multiply` takes it."""
     inner, columns = weight.shape[::-1] if turned else weight.shape

@@ -14,9 +14,9 @@ from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.elementary import logistic, tanh
 from gpubackprop.kernels.cpu.jit import parallel, serial
-from gpubackprop.kernels.cpu.kernel import rows_of, same_floats
-from gpubackprop.kernels.cpu.linear import FLOP, input_gradient, products, weight_gradient
-from gpubackprop.tape import Slots
+from gpubackprop.kernels.cpu.kernel import same_floats
+from gpubackprop.kernels.cpu.linear import linear_forward, linear_gradients
+from gpubackprop.tape import SKIP, Slots
 
 
 @serial
@@ -79,8 +79,7 @@ def total_bias(b: CpuBackend, bias_ih: Array | None, bias_hh: Array | None, gate
 
 def input_products(b: CpuBackend, x: Array, weight: Array) -> Array:
     """x (N, T, D), weight (G, D) -> the share of the inputs in all gates, (N, T, G)."""
-    y = b.empty((*x.shape[:2], weight.shape[0]), x.dtype)
-    b.launch(products, rows_of(x), weight, b.empty((0,), x.dtype), rows_of(y), cost=FLOP * x.size * weight.shape[0])
+    y: Array = linear_forward(b, x, weight, None)[0]
     return y
 
 
@@ -88,21 +87,10 @@ def gradients(
     b: CpuBackend, x: Array, weight_ih: Array, weight_hh: Array, before: Array, dp: Array, dq: Array, slots: Slots
 ) -> tuple[Array | None, ...]:
     """As `weight_gradients` of ops/steps.py; before (N, T, H): the states before each step."""
-    dx = dweight_ih = dweight_hh = dbias_ih = dbias_hh = None
-    dp2, dq2 = rows_of(dp), rows_of(dq)
-    cost = FLOP * dp.size
-    if slots[0].wanted:
-        dx = b.empty(x.shape, x.dtype)
-        b.launch(input_gradient, dp2, weight_ih, rows_of(dx), cost=cost * x.shape[2])
-    if slots[1].wanted or slots[3].wanted:
-        dweight_ih = b.out(slots[1], weight_ih)
-        dbias_ih = b.empty((dp2.shape[1] * slots[3].wanted,), dp.dtype)
-        b.launch(weight_gradient, dp2, rows_of(x), dweight_ih, dbias_ih, cost=cost * x.shape[2])
-    if slots[2].wanted or slots[4].wanted:
-        dweight_hh = b.out(slots[2], weight_hh)
-        same = dp is dq and slots[3].wanted
-        dbias_hh = dbias_ih if same else b.empty((dq2.shape[1] * slots[4].wanted,), dq.dtype)
-        sums = b.empty((0,), dq.dtype) if same else dbias_hh
-        b.launch(weight_gradient, dq2, rows_of(before), dweight_hh, sums, cost=cost * before.shape[2])
+    dx, dweight_ih, dbias_ih = linear_gradients(b, x, weight_ih, dp, (slots[0], slots[1], slots[3]))
+    same = dp is dq and dbias_ih is not None
+    of_bias = SKIP if same else slots[4]
+    _, dweight_hh, dbias_hh = linear_gradients(b, before, weight_hh, dq, (SKIP, slots[2], of_bias))
+    dbias_hh = dbias_ih if same else dbias_hh
     grads: tuple[Any, ...] = (dx, dweight_ih, dweight_hh, dbias_ih, dbias_hh)
     return tuple(grad if slot.wanted else None for grad, slot in zip(grads, slots, strict=False))
