@@ -1,0 +1,205 @@
+"""The inner loops of convolution: a tile of a product that stays in vector registers while everything is added to it.
+
+Written as LLVM code, since no loop nest in Python keeps its sums in registers: `rows` times one or two vectors of sums,
+and per step one broadcast number for each row against the vectors of the right factor (Goto and van de Geijn 2008,
+here without packing the left factor: a window of an image is strided already).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_FEATURES = llvmlite.binding.get_host_cpu_features()
+BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16  # of a vector register
+ROWS = 6 if BYTES == 32 else 14  #: rows of a tile at most: with two vectors each they fill the registers
+
+_INDEX = ir.IntType(64)
+_Step: Any = Callable[[Any, Any], Any]
+
+
+def lanes(itemsize: int) -> int:
+    """How many numbers a vector holds."""
+    return BYTES // itemsize
+
+
+def _number(array: Any) -> tuple[Any, int]:
+    """The LLVM type of an array's numbers and how many bytes each takes."""
+    return (ir.FloatType(), 4) if array.dtype == types.float32 else (ir.DoubleType(), 8)
+
+
+class _Emitter:
+    """Emits the tile for each count of rows and vectors; `number`: type and size of the numbers."""
+
+    def __init__(self, builder: Any, number: tuple[Any, int]) -> None:
+        self.builder, (self.number, self.size) = builder, number
+        self.vector = ir.VectorType(self.number, lanes(self.size))
+        name = f"llvm.fmuladd.v{lanes(self.size)}f{8 * self.size}"
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        self.multiply_add = cgutils.get_or_insert_function(builder.module, kind, name)
+
+    def at(self, base: Any, *moves: Any) -> Any:
+        """A pointer that lies so many numbers behind another."""
+        for move in moves:
+            base = self.builder.gep(base, [move])
+        return base
+
+    def times(self, a: Any, b: Any) -> Any:
+        return self.builder.mul(a, b) if isinstance(b, ir.Value) else self.builder.mul(a, _INDEX(b))
+
+    def load(self, pointer: Any, v: int) -> Any:
+        there = self.at(pointer, _INDEX(v * lanes(self.size)))
+        return self.builder.load(self.builder.bitcast(there, self.vector.as_pointer()), align=self.size)
+
+    def store(self, value: Any, pointer: Any, v: int) -> None:
+        there = self.at(pointer, _INDEX(v * lanes(self.size)))
+        self.builder.store(value, self.builder.bitcast(there, self.vector.as_pointer()), align=self.size)
+
+    def broadcast(self, pointer: Any) -> Any:
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        one = self.builder.insert_element(undefined, self.builder.load(pointer, align=self.size), ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes(self.size)), None)
+        return self.builder.shuffle_vector(one, undefined, zeros)
+
+    def loop(self, count: Any, state: Sequence[Any], body: Any) -> list[Any]:
+        """`state` after `count` rounds of state = body(state)."""
+        builder = self.builder
+        before, head = builder.block, builder.append_basic_block("head")
+        inside, behind = builder.append_basic_block("inside"), builder.append_basic_block("behind")
+        builder.branch(head)
+        builder.position_at_end(head)
+        i, *phis = [builder.phi(value.type) for value in (_INDEX(0), *state)]
+        for phi, value in zip((i, *phis), (_INDEX(0), *state), strict=True):
+            phi.add_incoming(value, before)
+        builder.cbranch(builder.icmp_signed("<", i, count), inside, behind)
+        builder.position_at_end(inside)
+        after = body(i, phis)
+        for phi, value in zip((i, *phis), (builder.add(i, _INDEX(1)), *after), strict=True):
+            phi.add_incoming(value, builder.block)
+        builder.branch(head)
+        builder.position_at_end(behind)
+        return list(phis)
+
+    def step(self, sums: Sequence[Any], rows: Sequence[Any], right: Any) -> list[Any]:
+        """Sums of all rows, each with as many vectors as `right` has, after one number of every row."""
+        added = []
+        vectors = len(sums) // len(rows)
+        factors = [self.load(right, v) for v in range(vectors)]
+        for r, pointer in enumerate(rows):
+            left = self.broadcast(pointer)
+            for v, factor in enumerate(factors):
+                added.append(self.builder.call(self.multiply_add, [left, factor, sums[r * vectors + v]]))
+        return added
+
+    def cases(self, rows: Any, vectors: Any, emit: Any) -> None:
+        """A switch: the tile of just so many rows and vectors."""
+        builder = self.builder
+        done = builder.append_basic_block("done")
+        switch = builder.switch(builder.add(self.times(rows, 2), vectors), done)
+        for r in range(1, ROWS + 1):
+            for v in (1, 2):
+                block = builder.append_basic_block(f"tile{r}x{v}")
+                switch.add_case(_INDEX(2 * r + v), block)
+                builder.position_at_end(block)
+                emit(r, v)
+                builder.branch(done)
+        builder.position_at_end(done)
+
+
+def _unpacked(context: Any, builder: Any, signature: Any, args: Any) -> list[Any]:
+    """The arguments, arrays as pointers to their data."""
+    return [
+        context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+        for kind, value in zip(signature.args, args, strict=True)
+    ]
+
+
+@intrinsic
+def windows_tile(context, rows, vectors, c, c0, cr, a, a0, ar, b, b0, start, start0, offsets, segments, inner):  # type: ignore[no-untyped-def]  # Numba hands in types and goes by the arguments' names
+    """c[c0 + r cr + v] = start[start0 + v] + sum over segments s, k < inner of a[a0 + offsets[s] + r ar + k] b[b0 …].
+
+    All arrays flat; v runs over the numbers of one or two vectors; b lies as (segments · inner, v), contiguous.
+    """
+    size = types.int64
+    signature = types.void(size, size, c, size, size, a, size, size, b, size, start, size, offsets, size, size)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows, vectors, c, c0, cr, a, a0, ar, b, b0, start, start0, offsets, segments, inner = _unpacked(
+            context, builder, signature, args
+        )
+        e = _Emitter(builder, _number(signature.args[2]))
+
+        def emit(r: int, v: int) -> None:
+            first = e.at(start, start0)
+            sums = [e.load(first, j) for j in range(v)] * r
+            width = _INDEX(v * lanes(e.size))
+
+            def segment(s: Any, state: Any) -> Any:
+                left = e.at(a, a0, builder.load(e.at(offsets, s)))
+
+                def step(k: Any, state: Any) -> Any:
+                    # Every third row has a pointer of its own: the others are within reach of an address.
+                    right, bases, sums = state[0], state[1 : 1 + len(starts)], state[1 + len(starts) :]
+                    pointers = [e.at(bases[i // 3], e.times(ar, i % 3)) for i in range(r)]
+                    after = e.step(sums, pointers, right)
+                    return [e.at(right, width), *(e.at(base, _INDEX(1)) for base in bases), *after]
+
+                starts = [e.at(left, e.times(ar, i)) for i in range(0, r, 3)]
+                found = e.loop(inner, [state[0], *starts, *state[1:]], step)
+                return [found[0], *found[1 + len(starts) :]]
+
+            found = e.loop(segments, [e.at(b, b0), *sums], segment)[1:]
+            for i in range(r):
+                for j in range(v):
+                    e.store(found[i * v + j], e.at(c, c0, e.times(cr, i)), j)
+
+        e.cases(rows, vectors, emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def products_tile(context, rows, vectors, c, c0, cr, a, a0, ak, a_segment, b, b0, bk, b_segment, segments, inner):  # type: ignore[no-untyped-def]  # as above
+    """c[c0 + r cr + v] += sum over segments s, k < inner of a[a0 + s a_segment + k ak + r] b[b0 + s b_segment + k bk + v].
+
+    All arrays flat; v runs over the numbers of one or two vectors.
+    """
+    size = types.int64
+    signature = types.void(size, size, c, size, size, a, size, size, size, b, size, size, size, size, size)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows, vectors, c, c0, cr, a, a0, ak, a_segment, b, b0, bk, b_segment, segments, inner = _unpacked(
+            context, builder, signature, args
+        )
+        e = _Emitter(builder, _number(signature.args[2]))
+
+        def emit(r: int, v: int) -> None:
+            sums = [ir.Constant(e.vector, None)] * (r * v)
+
+            def segment(s: Any, state: Any) -> Any:
+                def step(k: Any, state: Any) -> Any:
+                    left, right, *sums = state
+                    after = e.step(sums, [e.at(left, _INDEX(i)) for i in range(r)], right)
+                    return [e.at(left, ak), e.at(right, bk), *after]
+
+                left, right, *sums = state
+                found = e.loop(inner, [left, right, *sums], step)[2:]
+                return [e.at(left, a_segment), e.at(right, b_segment), *found]
+
+            found = e.loop(segments, [e.at(a, a0), e.at(b, b0), *sums], segment)[2:]
+            for i in range(r):
+                for j in range(v):
+                    there = e.at(c, c0, e.times(cr, i))
+                    e.store(builder.fadd(e.load(there, j), found[i * v + j]), there, j)
+
+        e.cases(rows, vectors, emit)
+        return context.get_dummy_value()
+
+    return signature, generate
