@@ -18,11 +18,11 @@ def add(part, total):  # (C,), (C,)
 
 
 @parallel
-def _partial(x, fold, part, group, threads):  # (M, C); part (T, fold C), group (T, fold C)
+def _partial(x, fold, part, group, threads):  # (M, C); part, group (chunks, fold C)
     rows, width = x.shape[0] // fold, fold * x.shape[1]
     flat = x.reshape(x.size)
-    share = -(-rows // threads)
-    for t in prange(threads):
+    share = -(-rows // part.shape[0])
+    for t in prange(part.shape[0]):
         part[t] = 0
         for low in range(t * share, min(rows, (t + 1) * share), GROUP):
             group[t] = 0
@@ -32,24 +32,20 @@ def _partial(x, fold, part, group, threads):  # (M, C); part (T, fold C), group 
 
 
 @parallel
-def _total(x, fold, part, total, used, threads):  # as above; total (C,); used: how many threads wrote a part
-    for t in prange(threads):
-        if t == 0:
-            channels = x.shape[1]
-            total[:] = 0
-            for i in range(used):
-                for f in range(fold):
-                    add(part[i, f * channels : (f + 1) * channels], total)
-            for i in range(x.shape[0] // fold * fold, x.shape[0]):
-                add(x[i], total)
+def _total(x, fold, part, total, threads):  # as above; total (C,)
+    channels = x.shape[1]
+    for _ in prange(1):
+        total[:] = 0
+        for t in range(part.shape[0]):
+            for f in range(fold):
+                add(part[t, f * channels : (f + 1) * channels], total)
+        for i in range(x.shape[0] // fold * fold, x.shape[0]):
+            add(x[i], total)
 
 
 def column_sums(b: CpuBackend, x: Array, total: Array) -> None:
     """total (C,) = the sum of the rows of x (M, C)."""
-    channels = x.shape[1]
-    fold = max(1, FEW // max(channels, 1))
-    part, group = (b.empty((b.threads, fold * channels), x.dtype) for _ in range(2))
-    cost = READ * x.size
-    b.launch(_partial, x, fold, part, group, cost=cost)
-    # A launch uses all threads or one; what the others would have written is zeroed there by nobody.
-    b.launch(_total, x, fold, part, total, b.threads if b.threads > 1 and cost > b.shared else 1)
+    fold = max(1, FEW // max(x.shape[1], 1))
+    part, group = (b.empty((b.threads, fold * x.shape[1]), x.dtype) for _ in range(2))
+    b.launch(_partial, x, fold, part, group, cost=READ * x.size)
+    b.launch(_total, x, fold, part, total)

@@ -16,9 +16,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from gpubackprop.kernels.cpu.jit import inline
+
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16  # of a vector register
-ROWS = 6 if BYTES == 32 else 14  #: rows of a tile at most: with two vectors each they fill the registers
+#: How many rows a tile may have, of two vectors at most; those of the most fill the registers. Few, each is compiled.
+ROWS = (6, 4, 2, 1) if BYTES == 32 else (8, 4, 2, 1)
 
 _INDEX = ir.IntType(64)
 _Step: Any = Callable[[Any, Any], Any]
@@ -27,6 +30,15 @@ _Step: Any = Callable[[Any, Any], Any]
 def lanes(itemsize: int) -> int:
     """How many numbers a vector holds."""
     return BYTES // itemsize
+
+
+@inline
+def fitting(rows):
+    """The most rows of a tile that are not more than `rows`."""
+    for r in ROWS:
+        if r <= rows:
+            return r
+    return 1
 
 
 def _number(array: Any) -> tuple[Any, int]:
@@ -102,7 +114,7 @@ class _Emitter:
         builder = self.builder
         done = builder.append_basic_block("done")
         switch = builder.switch(builder.add(self.times(rows, 2), vectors), done)
-        for r in range(1, ROWS + 1):
+        for r in ROWS:
             for v in (1, 2):
                 block = builder.append_basic_block(f"tile{r}x{v}")
                 switch.add_case(_INDEX(2 * r + v), block)
