@@ -152,22 +152,24 @@ def _zero(out):
         out[j] = 0
 
 
-@serial
-def _row_of_windows(a, base, ar, stride, panel, start, offsets, run, count, vectors, wide, y, y0, yr, kept, edge):
+@inline
+def _row_of_windows(
+    a, base, ar, panels, panel, starts, start, offsets, run, count, vectors, wide, y, y0, yr, kept, edge
+):
     """One row of `count` windows times a panel; `kept` of its channels are written, yr numbers from pixel to pixel."""
+    whole = kept == wide
+    c, c0, cr = (y, y0, yr) if whole else (edge, 0, wide)
     w = 0
     while w < count:
         rows = fitting(count - w)
-        if kept == wide:
-            windows_tile(
-                rows, vectors, y, y0 + w * yr, yr, a, base + w * ar, ar, panel, 0, start, 0, offsets, offsets.size, run
-            )
+        from_ = base + w * ar
+        windows_tile(rows, vectors, c, c0, cr, a, from_, ar, panels, panel, starts, start, offsets, offsets.size, run)
+        if whole:
+            c0 += rows * yr
         else:
-            windows_tile(
-                rows, vectors, edge, 0, wide, a, base + w * ar, ar, panel, 0, start, 0, offsets, offsets.size, run
-            )
             for r in range(rows):
-                _copy(edge[r * wide : r * wide + kept], y[y0 + (w + r) * yr : y0 + (w + r) * yr + kept])
+                for v in range(kept):
+                    y[y0 + (w + r) * yr + v] = edge[r * wide + v]
         w += rows
 
 
@@ -182,6 +184,8 @@ def _correlate(x, panels, start, y, groups, vector, geometry, offsets, run, padd
     units = n * count[0] * blocks
     share = -(-units // threads)
     flat, out = x.reshape(x.size), y.reshape(y.size)
+    weights, starts = panels.reshape(panels.size), start.reshape(start.size)
+    several = max(1, CACHED // (8 * window * vector)) * 2 * vector  # channels whose panels stay in the cache
     for t in prange(threads):
         for unit in range(t * share, min(units, (t + 1) * share)):
             image, rest = unit // (count[0] * blocks), unit % (count[0] * blocks)
@@ -194,30 +198,30 @@ def _correlate(x, panels, start, y, groups, vector, geometry, offsets, run, padd
                 a, pitch = flat, x.shape[3] * channels
                 base = ((image * x.shape[1] + d * stride[0]) * x.shape[2] + h0 * stride[1]) * pitch
             for g in range(groups):
-                for low in range(0, group_out, 2 * vector):
-                    vectors = 2 if low + vector < group_out else 1
-                    wide, kept = vectors * vector, min(vectors * vector, group_out - low)
-                    panel = panels[g, low * window : (low + wide) * window]
+                for left in range(0, group_out, several):
                     for h in range(many):
                         row = (image * y.shape[1] + first[0] + d * step[0]) * y.shape[2] + first[1] + (h0 + h) * step[1]
-                        _row_of_windows(
-                            a,
-                            base + h * stride[1] * pitch + g * group_in,
-                            stride[2] * channels,
-                            stride[2],
-                            panel,
-                            start[g, low : low + wide],
-                            offsets,
-                            run,
-                            count[2],
-                            vectors,
-                            wide,
-                            out,
-                            (row * y.shape[3] + first[2]) * outputs + g * group_out + low,
-                            step[2] * outputs,
-                            kept,
-                            edges[t],
-                        )
+                        for low in range(left, min(left + several, group_out), 2 * vector):
+                            vectors = 2 if low + vector < group_out else 1
+                            _row_of_windows(
+                                a,
+                                base + h * stride[1] * pitch + g * group_in,
+                                stride[2] * channels,
+                                weights,
+                                g * panels.shape[1] + low * window,
+                                starts,
+                                g * start.shape[1] + low,
+                                offsets,
+                                run,
+                                count[2],
+                                vectors,
+                                vectors * vector,
+                                out,
+                                (row * y.shape[3] + first[2]) * outputs + g * group_out + low,
+                                step[2] * outputs,
+                                min(vectors * vector, group_out - low),
+                                edges[t],
+                            )
 
 
 @parallel
@@ -419,19 +423,42 @@ def fits(x_shape: Sizes, weight_shape: Sizes, lie: Windows, dtype: Any) -> bool:
     return True
 
 
+def _pointwise(n: int, kernel: Sizes, lie: Windows, threads: int) -> bool:
+    """Whether every window is one pixel, so that rows do not matter."""
+    return prod(kernel) * prod(lie.stride) == 1 and not any(map(any, lie.padding)) and n >= threads
+
+
+def _as_rows(x: Array) -> Array:
+    """x (N, *S, C) as (N, pixels, C)."""
+    return x.reshape(x.shape[0], prod(x.shape[1:-1]), x.shape[-1])
+
+
+def _row_windows(groups: int) -> Windows:
+    return Windows((1,), ((0, 0),), (1,), groups)
+
+
 def forward(b: CpuBackend, x: Array, weight: Array, bias: Array | None, lie: Windows) -> Array:
     """x (N, *S, C), weight (*K, C/G, O), bias (O,) or None -> y (N, *P, O)."""
+    if _pointwise(x.shape[0], weight.shape[:-2], lie, b.threads):
+        rows, one = _as_rows(x), weight.reshape(1, *weight.shape[-2:])
+        y = correlate(b, rows, one, bias, rows.shape[1:2], _row_windows(lie.groups))
+        return y.reshape(*x.shape[:-1], weight.shape[-1])
     along = zip(x.shape[1:-1], weight.shape[:-2], lie.stride, lie.padding, lie.dilation, strict=True)
     return correlate(b, x, weight, bias, tuple(output_size(*each) for each in along), lie)
 
 
 def backward_data(b: CpuBackend, dy: Array, weight: Array, x_shape: Sizes, lie: Windows) -> Array:
     """dy (N, *P, O) -> dx (N, *S, C)."""
+    if _pointwise(dy.shape[0], weight.shape[:-2], lie, b.threads):
+        rows, one = _as_rows(dy), weight.reshape(1, *weight.shape[-2:])
+        return spread(b, rows, one, None, (*rows.shape[:2], x_shape[-1]), _row_windows(lie.groups)).reshape(x_shape)
     return spread(b, dy, weight, None, x_shape, lie)
 
 
 def backward_weights(b: CpuBackend, x: Array, dy: Array, weight_shape: Sizes, lie: Windows, out: Array) -> None:
     """x (N, *S, C), dy (N, *P, O); writes the gradient of the weight (*K, C/G, O) into out."""
+    if _pointwise(x.shape[0], weight_shape[:-2], lie, b.threads):
+        x, dy, weight_shape, lie = _as_rows(x), _as_rows(dy), (1, *weight_shape[-2:]), _row_windows(lie.groups)
     vector, groups, outputs = lanes(x.dtype.itemsize), lie.groups, dy.shape[-1]
     grid = _forward_grid(x.shape, dy.shape[1:-1], weight_shape[:-2], lie, x.dtype.itemsize, b.threads)
     columns = _columns(outputs // groups, vector)

@@ -21,7 +21,7 @@ from gpubackprop.kernels.cpu.jit import inline
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16  # of a vector register
 #: How many rows a tile may have, of two vectors at most; those of the most fill the registers. Few, each is compiled.
-ROWS = (6, 4, 2, 1) if BYTES == 32 else (8, 4, 2, 1)
+ROWS = (6, 4, 3, 2, 1) if BYTES == 32 else (8, 4, 3, 2, 1)
 
 _INDEX = ir.IntType(64)
 _Step: Any = Callable[[Any, Any], Any]
@@ -32,13 +32,24 @@ def lanes(itemsize: int) -> int:
     return BYTES // itemsize
 
 
+def _firsts() -> tuple[int, ...]:
+    """For each count up to twice the most rows: the tile to begin with, so that all take the least time."""
+    cost, first = [0.0], [0]
+    for count in range(1, 2 * ROWS[0] + 1):
+        # One row leaves the multipliers waiting for their own sums; every tile reads the right factor anew.
+        best = min((cost[count - r] + max(r, 2) + 1, -r) for r in ROWS if r <= count)
+        cost.append(best[0])
+        first.append(-best[1])
+    return tuple(first)
+
+
+_FIRST = _firsts()
+
+
 @inline
 def fitting(rows):
-    """The most rows of a tile that are not more than `rows`."""
-    for r in ROWS:
-        if r <= rows:
-            return r
-    return 1
+    """How many rows the next tile has, `rows` of them left."""
+    return ROWS[0] if rows >= len(_FIRST) else _FIRST[rows]
 
 
 def _number(array: Any) -> tuple[Any, int]:
