@@ -78,19 +78,21 @@ def _in_all_lanes(builder: Any, number: Any, lanes: int) -> Any:
     return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
 
 
-def linear_map(matrix: Array) -> Any:
-    """A function of compiled code: the matrix (R, I), times I vectors, for `count` neighbours one after the other.
+def linear_map(*matrices: Array) -> Any:
+    """A function of compiled code: a matrix (R, I), times I vectors, for `count` neighbours one after the other.
 
-    f(source, at, step, next, low, high, lanes, target, to, by, then, stop, lanes_out, count): the vectors i of
+    f(results, inputs, source, at, step, next, low, high, lanes, target, to, by, then, stop, lanes_out, count): the vectors i of
     neighbour n lie at source[at + n·next + i·step]; only those from `low` to before `high` are there, with `lanes`
     numbers, the rest are zeros. Results r < `stop` go to target[to + n·then + r·by], `lanes_out` numbers of each.
+    `results` and `inputs` are tuples of R and I zeros, which say the matrix: one is compiled when it is first needed.
     """
-    results, inputs = matrix.shape
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source_array, at, step, neighbour, low, high, lanes, target_array, to, by, then, stop, lanes_out, count = args
-        source = _Place(context, builder, signature.args[0], source_array)
-        target = _Place(context, builder, signature.args[7], target_array)
+        source_array, at, step, neighbour, low, high, lanes, target_array, to, by, then, stop, lanes_out, count = args[2:]
+        results, inputs = (size.count for size in signature.args[:2])
+        matrix = next(matrix for matrix in matrices if matrix.shape == (results, inputs))
+        source = _Place(context, builder, signature.args[2], source_array)
+        target = _Place(context, builder, signature.args[9], target_array)
         full = ir.Constant(_SIZE, source.lanes)
         whole = builder.and_(
             builder.and_(
@@ -138,11 +140,10 @@ def linear_map(matrix: Array) -> Any:
 
     @intrinsic
     def apply(
-        typing, source, at, step, neighbour, low, high, lanes, target, to, by, then, stop, lanes_out, count
+        typing, results, inputs, source, at, step, neighbour, low, high, lanes, target, to, by, then, stop, lanes_out, count
     ):  # fmt: skip
-        size = types.int64
-        places = (size, size, size)
-        return types.void(source, *places, size, size, size, target, *places, size, size, size), generate
+        three = (types.int64,) * 3
+        return types.void(results, inputs, source, *three, *three, target, *three, *three), generate
 
     return apply
 

@@ -41,52 +41,30 @@ def matrices(m: int) -> tuple[Array, Array, Array]:
     return a, b, g
 
 
-def _maps(m: int) -> tuple[Any, ...]:
-    a, b, g = matrices(m)
-    return tuple(map(linear_map, (b.T, a, g, a.T, np.hstack((a.T, np.ones((m, 1)))), g.T)))
-
-
-_IMAGE, _GRADIENT, _FILTER, _RESULT, _BIASED, _WEIGHTS = range(6)
-_image4, _gradient4, _filter4, _result4, _biased4, _weights4 = _maps(4)
-_image2, _gradient2, _filter2, _result2, _biased2, _weights2 = _maps(2)
+_A2, _B2, _G2 = matrices(2)
+_A4, _B4, _G4 = matrices(4)
+_to_places = linear_map(_B2.T, _B4.T, _A2, _A4)  # of an image, and of a gradient
+_to_results = linear_map(_A2.T, _A4.T)
+_to_biased = linear_map(*(np.hstack((a.T, np.ones((len(a.T), 1)))) for a in (_A2, _A4)))
+_to_filters = linear_map(_G2, _G4)
+_to_weights = linear_map(_G2.T, _G4.T)
 _product1, _product2 = product(1), product(2)
 _ALL = 1 << 30  # of the inputs or results of a map
+_TAPS = (0, 0, 0)
 
-
-@serial
-def _map(what, m, x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count):
-    """One of the linear maps; arguments as in vectors.linear_map."""
-    if m == 4:
-        if what == _IMAGE:
-            _image4(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
-        elif what == _GRADIENT:
-            _gradient4(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
-        elif what == _FILTER:
-            _filter4(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
-        elif what == _RESULT:
-            _result4(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
-        elif what == _BIASED:
-            _biased4(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
-        else:
-            _weights4(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
-    elif what == _IMAGE:
-        _image2(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
-    elif what == _GRADIENT:
-        _gradient2(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
-    elif what == _FILTER:
-        _filter2(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
-    elif what == _RESULT:
-        _result2(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
-    elif what == _BIASED:
-        _biased2(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
-    else:
-        _weights2(x, at, step, next, low, high, lanes, y, to, by, then, stop, lanes_out, count)
+# What is compiled takes a size as the length of a tuple of zeros: `tile` for m, `places` for m + 2.
 
 
 @serial
 def _zero(x):
     for i in range(x.size):
         x[i] = 0
+
+
+@serial
+def _add(x, y):
+    for i in range(x.size):
+        y[i] += x[i]
 
 
 @serial
@@ -108,60 +86,59 @@ def _multiply(a, a_at, a_row, a_step, b, b_at, b_step, b_panel, c, c_at, c_row, 
 
 
 @serial
-def _to_planes(what, m, reach, image, size, channels, top, left, tiles, work, planes, plane, panel, at, step):
-    """A row of tiles of an image (H, W, C), each `reach` wide, through a map along both axes.
+def _to_planes(reach, tile, image, size, channels, top, left, tiles, work, planes, plane, panel, at, step):
+    """A row of tiles of an image (H, W, C), each of the size of `reach`, through a map along both axes.
 
     Channel c of tile p goes to planes[k·plane + (c // L)·panel + at + p·step + c % L].
     """
-    height, width = size
+    m, places, (height, width) = len(tile), (*tile, 0, 0), size
     lanes = VECTOR // image.itemsize
-    span = (tiles - 1) * m + reach
-    low, high = max(0, -top), min(reach, height - top)
+    span = (tiles - 1) * m + len(reach)
+    low, high = max(0, -top), min(len(reach), height - top)
     first, last = max(0, min(span, -left)), min(span, width - left)
     for c in range(0, channels, lanes):
         for i in range(m + 2):  # the columns outside the image
             row = work[i * span * lanes : (i + 1) * span * lanes]
             _zero(row[: first * lanes])
             _zero(row[last * lanes :])
-        _map(
-            what, m, image, (top * width + left + first) * channels + c, width * channels, channels,
+        _to_places(
+            places, reach, image, (top * width + left + first) * channels + c, width * channels, channels,
             low, high, channels - c, work, first * lanes, span * lanes, lanes, _ALL, _ALL, last - first,
         )  # fmt: skip
         for i in range(m + 2):
-            _map(
-                what, m, work, i * span * lanes, lanes, m * lanes, 0, _ALL, _ALL,
+            _to_places(
+                places, reach, work, i * span * lanes, lanes, m * lanes, 0, _ALL, _ALL,
                 planes, i * (m + 2) * plane + c // lanes * panel + at, plane, step, _ALL, _ALL, tiles,
             )  # fmt: skip
 
 
 @serial
-def _from_planes(m, planes, plane, panel, at, bias, image, size, channels, top, tiles, work):
+def _from_planes(tile, planes, plane, panel, at, bias, image, size, channels, top, tiles, work):
     """A row of tiles back into an image (H, W, O): from planes[k·plane + (o // L)·panel + at + p·L + o % L]."""
-    height, width = size
+    m, places, (height, width) = len(tile), (*tile, 0, 0), size
     lanes = VECTOR // image.itemsize
-    places = m + 2 + (bias.size > 0)
-    last = _BIASED if bias.size > 0 else _RESULT
+    wide = m + 3  # places and the bias, which the second map adds
     for c in range(0, channels, lanes):
-        if bias.size > 0:  # one more input of each tile's map along the row
-            for p in range(m * tiles):
-                spot = (p * places + m + 2) * lanes
-                for lane in range(min(lanes, channels - c)):
-                    work[spot + lane] = bias[c + lane]
+        for p in range(m * tiles):
+            spot = work[(p * wide + m + 2) * lanes : (p + 1) * wide * lanes]
+            _zero(spot)
+            if bias.size > 0:
+                _add(bias[c : c + lanes], spot)
         for j in range(m + 2):
-            _map(
-                _RESULT, m, planes, j * plane + c // lanes * panel + at, (m + 2) * plane, lanes, 0, _ALL, _ALL,
-                work, j * lanes, tiles * places * lanes, places * lanes, _ALL, _ALL, tiles,
+            _to_results(
+                tile, places, planes, j * plane + c // lanes * panel + at, (m + 2) * plane, lanes, 0, _ALL, _ALL,
+                work, j * lanes, tiles * wide * lanes, wide * lanes, _ALL, _ALL, tiles,
             )  # fmt: skip
         whole = width // m
         for r in range(min(m, height - top)):
-            start, to = r * tiles * places * lanes, (top + r) * width * channels + c
-            _map(
-                last, m, work, start, lanes, places * lanes, 0, _ALL, _ALL,
+            start, to = r * tiles * wide * lanes, (top + r) * width * channels + c
+            _to_biased(
+                tile, (*places, 0), work, start, lanes, wide * lanes, 0, _ALL, _ALL,
                 image, to, channels, m * channels, _ALL, channels - c, whole,
             )  # fmt: skip
             if whole < tiles:
-                _map(
-                    last, m, work, start + whole * places * lanes, lanes, 0, 0, _ALL, _ALL,
+                _to_biased(
+                    tile, (*places, 0), work, start + whole * wide * lanes, lanes, 0, 0, _ALL, _ALL,
                     image, to + whole * m * channels, channels, 0, width - whole * m, channels - c, 1,
                 )  # fmt: skip
 
@@ -179,8 +156,8 @@ _CHANNELS = 32  # whose filters a thread transforms at a time
 
 
 @parallel
-def _filters(m, weight, inner, outer, filters, work, threads):  # (9·C·O,), C, O, (planes, panels, C, L), (threads, ·)
-    lanes = VECTOR // weight.itemsize
+def _filters(tile, weight, inner, outer, filters, work, threads):  # (9·C·O,), C, O, (planes, panels, C, L), (threads, ·)
+    m, places, lanes = len(tile), (*tile, 0, 0), VECTOR // weight.itemsize
     plane, panels = filters[0].size, filters.shape[1]
     blocks = -(-inner // _CHANNELS)
     flat = filters.reshape(-1)
@@ -189,24 +166,24 @@ def _filters(m, weight, inner, outer, filters, work, threads):  # (9·C·O,), C,
             v, c = task // blocks, task % blocks * _CHANNELS
             count = min(_CHANNELS, inner - c)
             for j in range(3):
-                _map(
-                    _FILTER, m, weight, (j * inner + c) * outer + v * lanes, 3 * inner * outer, outer,
+                _to_filters(
+                    places, _TAPS, weight, (j * inner + c) * outer + v * lanes, 3 * inner * outer, outer,
                     0, _ALL, outer - v * lanes,
                     work[t], j * count * lanes, 3 * count * lanes, lanes, _ALL, _ALL, count,
                 )  # fmt: skip
             for i in range(m + 2):
-                _map(
-                    _FILTER, m, work[t], i * 3 * count * lanes, count * lanes, lanes, 0, _ALL, _ALL,
+                _to_filters(
+                    places, _TAPS, work[t], i * 3 * count * lanes, count * lanes, lanes, 0, _ALL, _ALL,
                     flat, i * (m + 2) * plane + (v * inner + c) * lanes, plane, lanes, _ALL, _ALL, count,
                 )  # fmt: skip
 
 
 @parallel
-def _convolve(m, x, filters, bias, y, top, left, block, spots, products, work, threads):
+def _convolve(tile, x, filters, bias, y, top, left, block, spots, products, work, threads):
     # (N, H, W, C), (planes, panels, C, L), (O,) or (0,), (N, P, Q, O); per thread (planes, ·) twice and (·,)
     count, height, width, channels = x.shape
     out_height, out_width, outer = y.shape[1:]
-    lanes = VECTOR // x.itemsize
+    m, lanes = len(tile), VECTOR // x.itemsize
     down, tiles = -(-out_height // m), -(-out_width // m)
     padded = -(-channels // lanes) * lanes
     panels = filters.shape[1]
@@ -220,7 +197,7 @@ def _convolve(m, x, filters, bias, y, top, left, block, spots, products, work, t
             for r in range(rows):
                 n, a = (row + r) // down, (row + r) % down
                 _to_planes(
-                    _IMAGE, m, m + 2, x[n].reshape(-1), (height, width), channels, a * m - top, -left, tiles,
+                    (*tile, 0, 0), tile, x[n].reshape(-1), (height, width), channels, a * m - top, -left, tiles,
                     work[t], here, splane, lanes, r * tiles * padded, padded,
                 )  # fmt: skip
             for k in range((m + 2) * (m + 2)):
@@ -231,17 +208,17 @@ def _convolve(m, x, filters, bias, y, top, left, block, spots, products, work, t
             for r in range(rows):
                 n, a = (row + r) // down, (row + r) % down
                 _from_planes(
-                    m, there, pplane, capacity * lanes, r * tiles * lanes, bias, y[n].reshape(-1),
+                    tile, there, pplane, capacity * lanes, r * tiles * lanes, bias, y[n].reshape(-1),
                     (out_height, out_width), outer, a * m, tiles, work[t],
                 )  # fmt: skip
 
 
 @parallel
-def _correlate(m, x, dy, sums, top, left, block, spots, products, work, threads):
+def _correlate(tile, x, dy, sums, top, left, block, spots, products, work, threads):
     # (N, H, W, C), (N, P, Q, O), per thread (planes, panels, C rounded up to L, L), and as in _convolve
     count, height, width, channels = x.shape
     out_height, out_width, outer = dy.shape[1:]
-    lanes = VECTOR // x.itemsize
+    m, lanes = len(tile), VECTOR // x.itemsize
     down, tiles = -(-out_height // m), -(-out_width // m)
     padded = sums.shape[3]
     panels = sums.shape[2]
@@ -255,11 +232,11 @@ def _correlate(m, x, dy, sums, top, left, block, spots, products, work, threads)
             for r in range(rows):
                 n, a = (row + r) // down, (row + r) % down
                 _to_planes(
-                    _IMAGE, m, m + 2, x[n].reshape(-1), (height, width), channels, a * m - top, -left, tiles,
+                    (*tile, 0, 0), tile, x[n].reshape(-1), (height, width), channels, a * m - top, -left, tiles,
                     work[t], here, splane, lanes, r * tiles * padded, padded,
                 )  # fmt: skip
                 _to_planes(
-                    _GRADIENT, m, m, dy[n].reshape(-1), (out_height, out_width), outer, a * m, 0, tiles,
+                    tile, tile, dy[n].reshape(-1), (out_height, out_width), outer, a * m, 0, tiles,
                     work[t], there, pplane, capacity * lanes, r * tiles * lanes, lanes,
                 )  # fmt: skip
             for k in range((m + 2) * (m + 2)):
@@ -269,15 +246,9 @@ def _correlate(m, x, dy, sums, top, left, block, spots, products, work, threads)
                 )  # fmt: skip
 
 
-@serial
-def _add(x, y):
-    for i in range(x.size):
-        y[i] += x[i]
-
-
 @parallel
-def _weight_gradient(m, sums, dweight, inner, outer, work, threads):  # as in _correlate, (9·C·O,), C, O, (threads, ·)
-    lanes = VECTOR // dweight.itemsize
+def _weight_gradient(tile, sums, dweight, inner, outer, work, threads):  # as in _correlate, (9·C·O,), C, O, (threads, ·)
+    m, places, lanes = len(tile), (*tile, 0, 0), VECTOR // dweight.itemsize
     panels, padded = sums.shape[2:4]
     plane = sums[0, 0].size
     blocks = -(-inner // _CHANNELS)
@@ -290,13 +261,13 @@ def _weight_gradient(m, sums, dweight, inner, outer, work, threads):  # as in _c
                 for k in range(sums.shape[1]):
                     _add(sums[part, k, v, c : c + count].reshape(-1), sums[0, k, v, c : c + count].reshape(-1))
             for j in range(m + 2):
-                _map(
-                    _WEIGHTS, m, flat, j * plane + (v * padded + c) * lanes, (m + 2) * plane, lanes, 0, _ALL, _ALL,
+                _to_weights(
+                    _TAPS, places, flat, j * plane + (v * padded + c) * lanes, (m + 2) * plane, lanes, 0, _ALL, _ALL,
                     work[t], j * count * lanes, (m + 2) * count * lanes, lanes, _ALL, _ALL, count,
                 )  # fmt: skip
             for i in range(3):
-                _map(
-                    _WEIGHTS, m, work[t], i * (m + 2) * count * lanes, count * lanes, lanes, 0, _ALL, _ALL,
+                _to_weights(
+                    _TAPS, places, work[t], i * (m + 2) * count * lanes, count * lanes, lanes, 0, _ALL, _ALL,
                     dweight, (i * 3 * inner + c) * outer + v * lanes, inner * outer, outer,
                     _ALL, outer - v * lanes, count,
                 )  # fmt: skip
@@ -310,7 +281,7 @@ class _Plan:
     """How a convolution is cut up: sizes of scratch memory, and rows of tiles at a time."""
 
     def __init__(self, b: CpuBackend, m: int, dtype: Any, batch: int, out: tuple[int, ...], inner: int, outer: int):
-        self.b, self.m, self.dtype = b, m, dtype
+        self.b, self.m, self.tile, self.dtype = b, m, (0,) * m, dtype
         self.lanes = VECTOR // dtype.itemsize
         self.inner, self.outer = (-(-c // self.lanes) * self.lanes for c in (inner, outer))
         down, tiles = (-(-p // m) for p in out)
@@ -328,7 +299,7 @@ class _Plan:
         filters = self.b.empty(((self.m + 2) ** 2, -(-outer // self.lanes), inner, self.lanes), self.dtype)
         work = self.scratch((self.m + 2) * 3 * _CHANNELS * self.lanes)
         cost = 0.05 * filters.size
-        self.b.launch(_filters, self.m, weight.reshape(-1), inner, outer, filters, work, cost=cost)
+        self.b.launch(_filters, self.tile, weight.reshape(-1), inner, outer, filters, work, cost=cost)
         return filters
 
     def planes(self, channels: int) -> Array:
@@ -349,7 +320,7 @@ def forward(b: CpuBackend, m: int, x: Array, weight: Array, bias: Array | None, 
     plan = _Plan(b, m, x.dtype, batch, out, inner, outer)
     arrays = plan.planes(plan.inner), plan.planes(plan.outer), plan.scratch(plan.span * plan.lanes)
     bias = b.empty((0,), x.dtype) if bias is None else bias
-    b.launch(_convolve, m, x, plan.filters(weight), bias, y, top, left, plan.block, *arrays, cost=plan.cost)
+    b.launch(_convolve, plan.tile, x, plan.filters(weight), bias, y, top, left, plan.block, *arrays, cost=plan.cost)
     return y
 
 
@@ -373,11 +344,11 @@ def backward_weights(
     plan = _Plan(b, m, x.dtype, x.shape[0], dy.shape[1:3], inner, outer)
     sums = plan.scratch((m + 2) ** 2, plan.outer // plan.lanes, plan.inner, plan.lanes)
     arrays = plan.planes(plan.inner), plan.planes(plan.outer), plan.scratch(plan.span * plan.lanes)
-    b.launch(_correlate, m, x, dy, sums, top, left, plan.block, *arrays, cost=plan.cost)
+    b.launch(_correlate, plan.tile, x, dy, sums, top, left, plan.block, *arrays, cost=plan.cost)
     parts = sums if plan.cost > b.shared and b.threads > 1 else sums[:1]
     work = plan.scratch((m + 2) * 3 * _CHANNELS * plan.lanes)
     cost = 0.05 * sums.size
-    b.launch(_weight_gradient, m, parts, out.reshape(-1), inner, outer, work, cost=cost)
+    b.launch(_weight_gradient, plan.tile, parts, out.reshape(-1), inner, outer, work, cost=cost)
 
 
 def fits(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], lie: Windows, dtype: Any) -> bool:
