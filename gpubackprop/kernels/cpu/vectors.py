@@ -21,7 +21,7 @@ from gpubackprop.backend import Array
 
 _WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
 VECTOR = 64 if _WIDE else 32  #: bytes of a vector
-ROWS = 8 if _WIDE else 4  #: rows of a tile of a product; with two vectors each it fits the registers
+SUMS = 16 if _WIDE else 8  #: vectors of a tile of a product, which leave some registers for its factors
 _SIZE = ir.IntType(64)
 _FLAGS = ("contract",)  # a multiplication and an addition may become one instruction; NaN stays NaN
 
@@ -205,19 +205,20 @@ def _sum(builder: Any, row: Array, vectors: Sequence[Any]) -> Any:
 
 
 def product(vectors: int) -> Any:
-    """A function of compiled code: a tile of a matrix product, ROWS × `vectors` vectors, held in registers.
+    """A function of compiled code: a tile of a matrix product, SUMS / `vectors` rows of so many vectors, in registers.
 
     f(a, a_at, a_row, a_step, b, b_at, b_step, b_panel, c, c_at, c_row, c_panel, steps, keep): c[c_at + r·c_row +
     v·c_panel + lane] = Σ over s < `steps` of a[a_at + r·a_row + s·a_step] b[b_at + s·b_step + v·b_panel + lane], on
     top of what is there where `keep`.
     """
+    rows = SUMS // vectors
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a_array, a_at, a_row, a_step, b_array, b_at, b_step, b_panel, c_array, c_at, c_row, c_panel, steps, keep = args
         a = _Place(context, builder, signature.args[0], a_array)
         b = _Place(context, builder, signature.args[4], b_array)
         c = _Place(context, builder, signature.args[8], c_array)
-        tile = [(r, v) for r in range(ROWS) for v in range(vectors)]
+        tile = [(r, v) for r in range(rows) for v in range(vectors)]
         zeros = ir.Constant(c.vector, [0.0] * c.lanes)
         sums = {rv: cgutils.alloca_once_value(builder, zeros) for rv in tile}
 
@@ -232,7 +233,7 @@ def product(vectors: int) -> Any:
                 builder.store(c.load(place[rv]), sums[rv])
         with cgutils.for_range(builder, steps) as each:
             right = [b.load(moved(b_at, (each.index, b_step), (v, b_panel))) for v in range(vectors)]
-            for r in range(ROWS):
+            for r in range(rows):
                 left = builder.load(a.at(moved(a_at, (r, a_row), (each.index, a_step))))
                 left = _in_all_lanes(builder, left, a.lanes)
                 for v in range(vectors):
