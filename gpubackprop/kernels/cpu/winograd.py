@@ -23,7 +23,7 @@ from gpubackprop.kernels.cpu.vectors import SUMS, VECTOR
 from gpubackprop.kernels.cpu.winograd_tiles import CHANNELS, convolve, correlate, to_filters, to_weights, turn
 from gpubackprop.ops.conv import Sizes, Windows
 
-CACHE = 768 * 1024  # bytes of transformed tiles that a thread has in hand at a time
+CACHE = 384 * 1024  # bytes of transformed tiles that a thread has in hand at a time
 FEWEST = 48  # tiles at a time: with fewer, reading the filters takes longer than multiplying
 SPLIT = 128  # input channels from which on threads share the channels instead of the samples
 
