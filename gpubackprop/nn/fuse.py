@@ -11,9 +11,12 @@ from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from gpubackprop.nn.activation import GELU, ReLU, Sigmoid, SiLU, Tanh
-from gpubackprop.nn.containers import Sequential
+from gpubackprop.nn.attention import Projection
+from gpubackprop.nn.containers import Residual, Sequential
 from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.linear import Linear
+from gpubackprop.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d
+from gpubackprop.ops.batch_norm_act import batch_norm_add_relu, batch_norm_relu
 from gpubackprop.ops.linear_activation import linear_activation
 from gpubackprop.tape import Tensor
 
@@ -25,11 +28,15 @@ class Pattern(NamedTuple):
 
     classes: tuple[tuple[type[Layer], ...], ...]
     run: Callable[..., Forward]
+    fits: Callable[..., bool] = lambda *layers: True
 
     def matches(self, layers: Sequence[Layer]) -> bool:
         """Whether a list begins with such layers."""
-        return len(layers) >= len(self.classes) and all(
-            type(layer) in allowed for layer, allowed in zip(layers, self.classes, strict=False)
+        first = layers[: len(self.classes)]
+        return (
+            len(first) == len(self.classes)
+            and all(type(layer) in allowed for layer, allowed in zip(first, self.classes, strict=True))
+            and self.fits(*first)
         )
 
 
@@ -68,8 +75,38 @@ def _linear_activation(linear: Any, activation: Any) -> Forward:
     return run
 
 
+def _batch_norm_relu(norm: Any, relu: Any) -> Forward:
+    def run(x: Tensor) -> Any:
+        return norm.by_batch(batch_norm_relu, x) if norm.counts_all(x) else relu.forward(norm.forward(x))
+
+    return run
+
+
+def _residual_relu(residual: Any, relu: Any) -> Forward:
+    *before, norm = residual.body.layers
+    ahead = chain(before)
+
+    def run(x: Tensor) -> Any:
+        if not norm.counts_all(x):
+            return relu.forward(residual.forward(x))
+        y = x
+        for forward in ahead:
+            y = forward(y)
+        return norm.by_batch(batch_norm_add_relu, y, residual.shortcut.forward(x) if residual.shortcut else x)
+
+    return run
+
+
+def _ends_in_batch_norm(residual: Any, _: Layer) -> bool:
+    body = residual.body.layers
+    return not residual.recompute and bool(body) and type(body[-1]) in BATCH_NORMS
+
+
+BATCH_NORMS = (BatchNorm, BatchNorm1d, BatchNorm2d)
 PATTERNS = [
-    Pattern(((Linear,), (ReLU, GELU, Tanh, Sigmoid, SiLU)), _linear_activation),
+    Pattern(((Linear, Projection), (ReLU, GELU, Tanh, Sigmoid, SiLU)), _linear_activation),
+    Pattern((BATCH_NORMS, (ReLU,)), _batch_norm_relu),
+    Pattern(((Residual,), (ReLU,)), _residual_relu, _ends_in_batch_norm),
 ]
 
 _CHAINS: WeakKeyDictionary[Sequential, tuple[tuple[Layer, ...], list[Forward]]] = WeakKeyDictionary()

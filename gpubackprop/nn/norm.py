@@ -9,6 +9,7 @@ import numpy as np
 from gpubackprop.errors import ShapeError
 from gpubackprop.nn.init import ones, zeros
 from gpubackprop.nn.layer import Layer, Shape, layers
+from gpubackprop.ops.add_norm import add_layer_norm, add_rms_norm
 from gpubackprop.ops.norm import (
     batch_norm,
     batch_norm_inference,
@@ -17,9 +18,10 @@ from gpubackprop.ops.norm import (
     update_statistics,
 )
 from gpubackprop.ops.sample_norm import group_norm, layer_norm, rms_norm, update_instance_statistics
+from gpubackprop.ops.shape import add
 from gpubackprop.parameters import Buffer, Param
 from gpubackprop.registry import Inferred, Positive, PositiveFloat, Share
-from gpubackprop.tape import Tensor
+from gpubackprop.tape import Op, Tensor
 
 
 @layers.register("batch_norm")
@@ -74,14 +76,24 @@ class BatchNorm(Layer):
             mean, var = self.running_mean.value, self.running_var.value
             y = batch_norm_inference(x, self.weight, self.bias, mean, var, eps=self.eps)
             return y
-        if x.mask is not None and len(x.shape) > 2:
+        if not self.counts_all(x):
             if x.training and self.track_running_stats:
                 running = (self.running_mean.value, self.running_var.value, self.num_batches_tracked.value)
                 x.tape.after_step(update_masked_statistics, *running, x.value, x.mask, self.momentum)
             y = masked_batch_norm(x, self.weight, self.bias, x.mask, eps=self.eps)
             return y
+        return self.by_batch(batch_norm, x)
+
+    def counts_all(self, x: Tensor) -> bool:
+        """Whether the statistics are those of the whole batch: no running ones, and no position is masked."""
+        running = not x.training and self.track_running_stats
+        return not running and (x.mask is None or len(x.shape) == 2)
+
+    def by_batch(self, op: Op, x: Tensor, *others: Tensor) -> Tensor:
+        """`op`, which is batch norm or does more behind it, of x (N, ..., C) and others of its shape."""
+        y: Tensor
         try:
-            y, mean, var = batch_norm(x, self.weight, self.bias, eps=self.eps)
+            y, mean, var = op(x, self.weight, self.bias, *others, eps=self.eps)
         except ShapeError as error:
             raise (error.under(self.path, self) if self.path else error) from None
         if x.training and self.track_running_stats:
@@ -125,6 +137,11 @@ class _LastAxes(Layer):
         self.settle("normalized_shape", shape[len(shape) - self.axes :])
         return shape
 
+    def of_sum(self, x: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """x and r of one shape -> their sum, and its norm: what follows a residual."""
+        s: Tensor = add(x, r)
+        return s, self.forward(s)
+
     def affine(self) -> dict[str, Param | Buffer]:
         """weight 1, bias 0, of the normalized shape."""
         if self.normalized_shape is None:
@@ -158,6 +175,13 @@ class LayerNorm(_LastAxes):
         arrays = self.affine() if self.elementwise_affine else {}
         return {name: array for name, array in arrays.items() if name == "weight" or self.has_bias}
 
+    def of_sum(self, x: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """x and r of one shape -> their sum, and its norm."""
+        if not x.tape.fuses:
+            return super().of_sum(x, r)
+        s, y = add_layer_norm(x, r, self.weight, self.bias, axes=self.axes, eps=self.eps)
+        return s, y
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, ..., *S) -> (N, ..., *S)."""
         y: Tensor = layer_norm(x, self.weight, self.bias, axes=self.axes, eps=self.eps)
@@ -184,6 +208,13 @@ class RMSNorm(_LastAxes):
     def arrays(self) -> dict[str, Param | Buffer]:
         """weight 1."""
         return {"weight": self.affine()["weight"]} if self.elementwise_affine else {}
+
+    def of_sum(self, x: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """x and r of one shape -> their sum, and its norm."""
+        if not x.tape.fuses:
+            return super().of_sum(x, r)
+        s, y = add_rms_norm(x, r, self.weight, axes=self.axes, eps=self.eps)
+        return s, y
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, ..., *S) -> (N, ..., *S)."""

@@ -33,7 +33,7 @@ class _Block(Layer):
 
     norm_first = True
     #: (norm, body, dropout) in order
-    sublayers: list[tuple[Layer, Layer, Layer]]
+    sublayers: list[tuple[LayerNorm | RMSNorm, Layer, Layer]]
 
     def infer(self, shape: Shape, scope: dict[str, Shape]) -> Shape:
         """(T, E) -> (T, E)."""
@@ -59,12 +59,17 @@ class _Block(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, E) -> (N, T, E)."""
+        branch: Tensor | None = None  # what the last sublayer gave: its sum with x is the next one's to make
         for norm, body, dropout in self.sublayers:
-            if self.norm_first:
-                x = add(x, dropout.forward(body.forward(norm.forward(x))))
+            if not self.norm_first:
+                x = norm.of_sum(x, dropout.forward(body.forward(x)))[1]
+                continue
+            if branch is None:
+                y = norm.forward(x)
             else:
-                x = norm.forward(add(x, dropout.forward(body.forward(x))))
-        return x
+                x, y = norm.of_sum(x, branch)
+            branch = dropout.forward(body.forward(y))
+        return x if branch is None else add(x, branch)
 
 
 class _TransformerLayer(_Block):

@@ -88,16 +88,16 @@ def linear_map(*matrices: Array) -> Any:
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source_array, at, step, neighbour, low, high, lanes, target_array, to, by, then, stop, lanes_out, count = args[2:]
+        source_array, at, step, neighbour, low, high, lanes, target_array, to, by, then, stop, lanes_out, count = args[
+            2:
+        ]
         results, inputs = (size.count for size in signature.args[:2])
         matrix = next(matrix for matrix in matrices if matrix.shape == (results, inputs))
         source = _Place(context, builder, signature.args[2], source_array)
         target = _Place(context, builder, signature.args[9], target_array)
         full = ir.Constant(_SIZE, source.lanes)
         whole = builder.and_(
-            builder.and_(
-                builder.icmp_signed("<=", low, _SIZE(0)), builder.icmp_signed(">=", high, _SIZE(inputs))
-            ),
+            builder.and_(builder.icmp_signed("<=", low, _SIZE(0)), builder.icmp_signed(">=", high, _SIZE(inputs))),
             builder.and_(
                 builder.and_(builder.icmp_signed(">=", lanes, full), builder.icmp_signed(">=", lanes_out, full)),
                 builder.icmp_signed(">=", stop, _SIZE(results)),
@@ -121,9 +121,7 @@ def linear_map(*matrices: Array) -> Any:
         def guarded(start: Any, end: Any) -> None:
             vectors = []
             for i, place in enumerate(steps(start, step, inputs)):
-                there = builder.and_(
-                    builder.icmp_signed("<=", low, _SIZE(i)), builder.icmp_signed(">", high, _SIZE(i))
-                )
+                there = builder.and_(builder.icmp_signed("<=", low, _SIZE(i)), builder.icmp_signed(">", high, _SIZE(i)))
                 vectors.append(source.load_some(place, source.mask(builder.select(there, lanes, _SIZE(0)))))
             for r, (value, place) in enumerate(
                 zip(_combine(builder, matrix, vectors), steps(end, by, results), strict=True)

@@ -90,9 +90,7 @@ def backward_data(m: int, b: CpuBackend, dy: Array, weight: Array, x_shape: Size
     return forward(m, b, dy, turned, None, lie._replace(padding=padding))
 
 
-def backward_weights(
-    m: int, b: CpuBackend, x: Array, dy: Array, weight_shape: Sizes, lie: Windows, out: Array
-) -> None:
+def backward_weights(m: int, b: CpuBackend, x: Array, dy: Array, weight_shape: Sizes, lie: Windows, out: Array) -> None:
     """x (N, H, W, C), dy (N, P, Q, O) -> out (3, 3, C, O)."""
     inner, outer = weight_shape[2:]
     # Each part has sums of its own: where they are large, they are of some channels each.
