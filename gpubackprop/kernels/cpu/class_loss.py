@@ -11,11 +11,13 @@ import numpy as np
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
+from gpubackprop.kernels.cpu.constants import none_of
 from gpubackprop.kernels.cpu.elementary import exp
 from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial
 from gpubackprop.kernels.cpu.kernel import kernel, rows_of
 from gpubackprop.kernels.cpu.softmax import BLOCK, COST, block_rows, exponentials, shift
-from gpubackprop.kernels.cpu.totals import counts, positions_fit
+from gpubackprop.kernels.cpu.totals import add_up, counts, positions_fit
+from gpubackprop.ops.class_loss import nll
 from gpubackprop.ops.loss import cross_entropy
 from gpubackprop.tape import Slots
 
@@ -50,12 +52,13 @@ def _losses(logits, target, class_weight, count, ignored, smoothing, peaks, tota
     # (R, V), (R,), (V,) or (0,), (R,) or (0,), and, written, (R,), (R,), (R, V); (2,) added to
     classes = logits.shape[1]
     one = logits.dtype.type(1)
+    loss = weight = 0.0  # float64
     shift(logits, peaks, scratch)
     for i in range(logits.shape[0]):
         row = scratch[i]
         c, each, weighted = _position(i, target, class_weight, count, ignored, classes)
-        sums[0] -= row[c] * weighted * (one - smoothing)
-        sums[1] += weighted
+        loss -= row[c] * weighted * (one - smoothing)
+        weight += weighted
         if smoothing > 0:
             total = logits.dtype.type(0)
             if class_weight.size:
@@ -64,12 +67,14 @@ def _losses(logits, target, class_weight, count, ignored, smoothing, peaks, tota
             else:
                 for j in range(classes):
                     total += row[j]
-            sums[0] -= total * each * smoothing / logits.dtype.type(classes)
+            loss -= total * each * smoothing / logits.dtype.type(classes)
     exponentials(scratch, totals)
     mass = _mass(class_weight, classes) * smoothing / logits.dtype.type(classes)
     for i in range(logits.shape[0]):
         _, each, weighted = _position(i, target, class_weight, count, ignored, classes)
-        sums[0] += np.log(totals[i]) * (weighted * (one - smoothing) + each * mass)
+        loss += np.log(totals[i]) * (weighted * (one - smoothing) + each * mass)
+    sums[0] += loss
+    sums[1] += weight
 
 
 @serial
@@ -127,7 +132,7 @@ def _cross_entropy(
                 scratch[t, : (high - low) * logits.shape[1]].reshape((high - low, logits.shape[1])),
                 sums,
             )
-    _add_up(partial, threads, total, weight)
+    add_up(partial, threads, total, weight)
 
 
 @parallel
@@ -153,19 +158,9 @@ def _cross_entropy_backward(
             )
 
 
-@serial
-def _add_up(partial, threads, total, weight):
-    first = second = 0.0
-    for t in range(threads):
-        first += partial[t, 0]
-        second += partial[t, 1]
-    total[0] = first
-    weight[0] = second
-
-
 def _flat(b: CpuBackend, x: Array, target: Array, class_weight: Any, weight: Any, mask: Any) -> tuple[Array, ...]:
     """What all loops take: logits (M, V), target (M,), class_weight (V,) or (0,), count (M,) or (0,)."""
-    class_weight = b.empty((0,), x.dtype) if class_weight is None else class_weight
+    class_weight = none_of(x.dtype) if class_weight is None else class_weight
     return rows_of(x), target.reshape(-1), class_weight, counts(b, target.size, x.dtype, weight, mask)
 
 
@@ -202,4 +197,66 @@ def cross_entropy_backward(b: CpuBackend, saved: Any, dy: tuple[Array, ...], slo
     return dx, None, None, None, None
 
 
+@parallel
+def _nll(x, target, class_weight, count, ignored, partial, total, weight, threads):
+    width = -(-x.shape[0] // threads)
+    for t in prange(threads):
+        own, own_target, own_count = (
+            x[t * width : (t + 1) * width],
+            target[t * width : (t + 1) * width],
+            count[t * width : (t + 1) * width],
+        )
+        _picked(own, own_target, class_weight, own_count, ignored, partial[t])
+    add_up(partial, threads, total, weight)
+
+
+@serial
+def _picked(x, target, class_weight, count, ignored, sums):
+    loss = weight = 0.0
+    for i in range(x.shape[0]):
+        c, _, weighted = _position(i, target, class_weight, count, ignored, x.shape[1])
+        loss -= x[i, c] * weighted
+        weight += weighted
+    sums[0] = loss
+    sums[1] = weight
+
+
+@parallel
+def _nll_backward(target, class_weight, count, ignored, dy, dx, threads):
+    width = -(-dx.shape[0] // threads)
+    for t in prange(threads):
+        for i in range(t * width, min(dx.shape[0], (t + 1) * width)):
+            c, _, weighted = _position(i, target, class_weight, count, ignored, dx.shape[1])
+            row = dx[i]
+            row[:] = 0
+            row[c] = -weighted * dy[0]
+
+
+def nll_forward(
+    b: CpuBackend,
+    x: Array,
+    target: Array,
+    class_weight: Array | None,
+    weight: Array | None,
+    mask: Array | None,
+    *,
+    ignore_index: int = -100,
+) -> tuple[tuple[Array, Array], Any]:
+    """As ops/class_loss.py."""
+    rows, *rest = _flat(b, x, target, class_weight, weight, mask)
+    total, count, partial = b.empty((), x.dtype), b.empty((), x.dtype), b.empty((b.threads, 2), np.float64)
+    arrays = (partial, total.reshape(1), count.reshape(1))
+    b.launch(_nll, rows, *rest, ignore_index, *arrays, cost=5.0 * target.size)
+    return (total, count), (rest, ignore_index, x.shape, x.dtype)
+
+
+def nll_backward(b: CpuBackend, saved: Any, dy: tuple[Array, ...], slots: Slots) -> tuple[Array | None, ...]:
+    """As ops/class_loss.py."""
+    rest, ignore_index, shape, dtype = saved
+    dx = b.empty(shape, dtype)
+    b.launch(_nll_backward, *rest, ignore_index, dy[0].reshape(1), rows_of(dx), cost=0.1 * dx.size)
+    return dx, None, None, None, None
+
+
+kernel(nll, nll_forward, nll_backward, positions_fit)
 kernel(cross_entropy, cross_entropy_forward, cross_entropy_backward, positions_fit)

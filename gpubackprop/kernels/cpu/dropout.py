@@ -51,8 +51,10 @@ def _backward(dy, bytes_kept, scale, dx, threads):  # (N, S, D), (N, 4 blocks), 
                 _scale(dy[n, s], bytes_kept[n], scale, dx[n, s])
 
 
-def draws(p: float, samples: Array, step: Any, seed: int, stream: int, alike: bool) -> tuple[Any, ...]:
+def draws(b: CpuBackend, p: float, samples: Array, step: Any, seed: int, stream: int, alike: bool) -> tuple[Any, ...]:
     """What `draw_kept` takes after its array, with all samples and the step as arrays."""
+    if not isinstance(step, np.ndarray):
+        b.only_once("a step's number that is no array would stay what it is")
     limit = min(round(p * 2**32), 2**32 - 1)
     return U(limit), samples, alike, np.asarray(step).reshape(1), U(seed), U(stream)
 
@@ -75,7 +77,9 @@ def dropout_forward(
     scale = x.dtype.type(1 / (1 - p) if p < 1 else 0.0)
     y = b.empty(x.shape, x.dtype)
     arrays = (x.reshape(shape), kept, kept.view(np.uint8), scale, y.reshape(shape))
-    b.launch(_forward, *arrays, *draws(p, samples, step, seed, stream, alike), cost=0.2 * x.size + 4 * COST * kept.size)
+    b.launch(
+        _forward, *arrays, *draws(b, p, samples, step, seed, stream, alike), cost=0.2 * x.size + 4 * COST * kept.size
+    )
     return y, (kept.view(np.uint8), scale, shape)
 
 
@@ -101,7 +105,7 @@ def mask(
     """As dropout_mask of ops/dropout.py; a view of rows that are up to three bytes longer."""
     count = prod(shape[1:])
     kept = b.empty((shape[0], -(-count // 4)), np.uint32)
-    arguments = draws(p, b.contiguous(samples), step, seed, stream, alike)
+    arguments = draws(b, p, b.contiguous(samples), step, seed, stream, alike)
     b.launch(_draw, kept, *arguments, cost=4 * COST * kept.size)
     return kept.view(np.bool_)[:, :count].reshape(shape)
 

@@ -38,7 +38,8 @@ def largest(row):
 
 
 @serial
-def shift(x, peaks, y):  # (R, V), (R,), (R, V): y = x - peak
+def shift(x, peaks, y):  # (R, V), (R,), (R, V)
+    """y = x - the largest of the row, which goes to peaks."""
     for i in range(x.shape[0]):
         row, out = x[i], y[i]
         peak = largest(row)
@@ -48,7 +49,8 @@ def shift(x, peaks, y):  # (R, V), (R,), (R, V): y = x - peak
 
 
 @serial
-def exponentials(y, totals):  # (R, V), in place, (R,): y = exp(y), with its sums
+def exponentials(y, totals):  # (R, V), (R,)
+    """y = exp(y) in place, with the sums of its rows."""
     flat = y.reshape(-1)
     for k in range(flat.size):
         flat[k] = exp(flat[k])

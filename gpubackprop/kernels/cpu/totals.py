@@ -9,6 +9,7 @@ import numpy as np
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
+from gpubackprop.kernels.cpu.constants import none_of
 from gpubackprop.kernels.cpu.jit import parallel, prange, serial
 from gpubackprop.kernels.cpu.kernel import same_floats
 
@@ -38,12 +39,22 @@ def _counts(weight, mask, count, threads):  # (k,) or (0,), (l,) or (0,), (M,)
 def counts(b: CpuBackend, size: int, dtype: Any, weight: Array | None, mask: Array | None) -> Array:
     """The product of weight and mask for each of `size` elements in a row, (size,); (0,) without: all count 1."""
     if weight is None and mask is None:
-        return b.empty((0,), dtype)
+        return none_of(dtype)
     count = b.empty((size,), dtype)
-    empty = b.empty((0,), dtype)
-    factors = (empty if factor is None else factor.reshape(-1) for factor in (weight, mask))
+    factors = (none_of(dtype) if factor is None else factor.reshape(-1) for factor in (weight, mask))
     b.launch(_counts, *factors, count, cost=3.0 * size)
     return count
+
+
+@serial
+def add_up(partial, threads, total, weight):  # (threads, 2), (1,), (1,)
+    """The sums and weights of all threads, in their order."""
+    first = second = 0.0
+    for t in range(threads):
+        first += partial[t, 0]
+        second += partial[t, 1]
+    total[0] = first
+    weight[0] = second
 
 
 def leading(shape: tuple[int, ...], *factors: Array | None) -> bool:
