@@ -19,12 +19,12 @@ F = np.float32
 @intrinsic
 def _bits(context: Any, x: Any) -> Any:
     """The bits of a float as an integer of its size."""
-    integer = types.int32 if x == types.float32 else types.int64
+    single = x == types.float32
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(integer.bitwidth))
+        return builder.bitcast(args[0], ir.IntType(32 if single else 64))
 
-    return integer(x), generate
+    return (types.int32 if single else types.int64)(x), generate
 
 
 @intrinsic
@@ -100,8 +100,7 @@ def _tanh(x: Any) -> Any:
 
     def call(x: Any) -> Any:
         # x P(x²) / Q(x²) of least relative error on [0, 9], where tanh is 1 - 3e-8.
-        x = F(-9.0) if x < F(-9.0) else x
-        x = F(9.0) if x > F(9.0) else x
+        low, high = x < F(-9.0), x > F(9.0)
         t = x * x
         p = F(1.335496088e-08) * t + F(2.060936123e-05)
         p = p * t + F(3.495607923e-03)
@@ -111,7 +110,9 @@ def _tanh(x: Any) -> Any:
         q = q * t + F(2.587706056e-02)
         q = q * t + F(4.671435893e-01)
         q = q * t + F(1)
-        return x * p / q
+        y = x * p / q
+        y = F(-1) if low else y  # exactly, since x (1 + y) may follow
+        return F(1) if high else y
 
     return call
 
@@ -128,8 +129,7 @@ def _erf(x: Any) -> Any:
 
     def call(x: Any) -> Any:
         # As tanh, on [0, 3.92], where erf is 1 - 3e-8.
-        x = F(-3.92) if x < F(-3.92) else x
-        x = F(3.92) if x > F(3.92) else x
+        low, high = x < F(-3.92), x > F(3.92)
         t = x * x
         p = F(2.049972433e-06) * t + F(2.848698014e-04)
         p = p * t + F(3.765484450e-03)
@@ -141,7 +141,9 @@ def _erf(x: Any) -> Any:
         q = q * t + F(1.141082159e-01)
         q = q * t + F(5.020745698e-01)
         q = q * t + F(1)
-        return x * p / q
+        y = x * p / q
+        y = F(-1) if low else y  # exactly, since x (1 + y) may follow
+        return F(1) if high else y
 
     return call
 
