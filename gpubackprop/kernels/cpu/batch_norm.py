@@ -6,6 +6,7 @@ as precise as two passes over all. See lanes.py for the letters.
 
 from __future__ import annotations
 
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -17,7 +18,7 @@ from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.constants import none_of, ones_unless, zeros_unless
 from gpubackprop.kernels.cpu.jit import parallel, prange, serial
 from gpubackprop.kernels.cpu.kernel import kernel, rule
-from gpubackprop.kernels.cpu.lanes import add, add_products, add_squares, lanes_of, merged, scaled, tiled
+from gpubackprop.kernels.cpu.lanes import lanes_of, merged, tiled
 from gpubackprop.ops.batch_norm_act import batch_norm_add_relu, batch_norm_relu
 from gpubackprop.ops.norm import batch_norm, batch_norm_inference, update_statistics
 from gpubackprop.tape import Slots
@@ -26,22 +27,29 @@ PASS = 0.25  # nanoseconds that one value takes one thread in one pass
 BLOCK = 16384  # values of which the second pass finds the first's in the cache
 
 
+# Rows of K are looked at in place: slices of each would cost as much as half its arithmetic.
+
+
 @serial
-def _statistics(x, mean, squares, other):  # rows of K in one (R·K,), (K,) each
+def _statistics(low, high, x, mean, squares, other):  # rows, (R, K), (K,) each
     """Means and sums of squared differences from them, by lane; `other` is scratch memory."""
     width = mean.size
-    rows, block = x.size // width, max(1, BLOCK // width)
+    block = max(1, BLOCK // width)
     mean[:] = 0
     squares[:] = 0
-    for start in range(0, rows, block):
-        stop = min(rows, start + block)
+    for start in range(low, high, block):
+        stop = min(high, start + block)
         other[:] = 0
         for r in range(start, stop):
-            add(x[r * width : (r + 1) * width], other)
-        scaled(other, x.dtype.type(1 / (stop - start)), other)
+            for k in range(width):
+                other[k] += x[r, k]
+        part = x.dtype.type(1 / (stop - start))
+        for k in range(width):
+            other[k] *= part
         for r in range(start, stop):
-            add_squares(x[r * width : (r + 1) * width], other, squares)
-        merged(start, stop - start, other, mean, squares)
+            for k in range(width):
+                squares[k] += (x[r, k] - other[k]) * (x[r, k] - other[k])
+        merged(start - low, stop - start, other, mean, squares)
 
 
 @serial
@@ -69,137 +77,166 @@ def _combined(lanes, share, rows, rest, mean, var):  # (threads, 3, K), rows of 
 
 
 @parallel
-def _batch_statistics(x, lanes, mean, var, threads):  # (T,), (threads, 3, K), (C,), (C,)
-    width = lanes.shape[2]
-    rows = x.size // width
-    share = -(-rows // threads)
+def _batch_statistics(x, rest, lanes, mean, var, threads):  # (R, K), (<K,), (threads, 3, K), (C,), (C,)
+    share = -(-x.shape[0] // threads)
     for t in prange(threads):
-        low, high = min(rows, t * share) * width, min(rows, (t + 1) * share) * width
-        _statistics(x[low:high], lanes[t, 0], lanes[t, 1], lanes[t, 2])
-    _combined(lanes[:threads], share, rows, x[rows * width :], mean, var)
+        low, high = t * share, min(x.shape[0], (t + 1) * share)
+        _statistics(low, high, x, lanes[t, 0], lanes[t, 1], lanes[t, 2])
+    _combined(lanes[:threads], share, x.shape[0], rest, mean, var)
 
 
 @serial
-def _affine(x, mean, scale, bias, y):  # (K,) each
-    for i in range(x.size):
-        y[i] = (x[i] - mean[i]) * scale[i] + bias[i]
-
-
-@serial
-def _affine_relu(x, mean, scale, bias, y):  # (K,) each
+def _affine(low, high, x, mean, scale, bias, shortcut, relu, y):  # rows, (R, K), (K,) thrice, (R, K) or (0, K), (R, K)
     zero = x.dtype.type(0)
-    for i in range(x.size):
-        v = (x[i] - mean[i]) * scale[i] + bias[i]
-        y[i] = zero if v <= zero else v
+    for r in range(low, high):
+        if shortcut.size:
+            for k in range(x.shape[1]):
+                v = (x[r, k] - mean[k]) * scale[k] + bias[k] + shortcut[r, k]
+                y[r, k] = zero if v <= zero else v
+        elif relu:
+            for k in range(x.shape[1]):
+                v = (x[r, k] - mean[k]) * scale[k] + bias[k]
+                y[r, k] = zero if v <= zero else v
+        else:
+            for k in range(x.shape[1]):
+                y[r, k] = (x[r, k] - mean[k]) * scale[k] + bias[k]
 
 
 @serial
-def _affine_add_relu(x, mean, scale, bias, shortcut, y):  # (K,) each
-    zero = x.dtype.type(0)
-    for i in range(x.size):
-        v = (x[i] - mean[i]) * scale[i] + bias[i] + shortcut[i]
-        y[i] = zero if v <= zero else v
-
-
-@parallel
-def _normalise(x, mean, var, weight, bias, shortcut, eps, relu, constants, y, threads):
-    # x and y (T,), shortcut (T,) or (0,), mean to bias (C,), constants (4, K)
-    width = constants.shape[1]
+def _constants(mean, var, weight, bias, eps, constants):  # (C,) each, number, (5, K)
+    """Along the lanes: mean, weight / √(var + eps), bias."""
     for c in range(mean.size):
         constants[3, c] = weight[c] / np.sqrt(var[c] + eps)
     tiled(mean, constants[0])
     tiled(constants[3, : mean.size], constants[1])
     tiled(bias, constants[2])
-    rows = -(-x.size // width)
-    share = -(-rows // threads)
-    for t in prange(threads):
-        centre, scale, shift = constants[0], constants[1], constants[2]
-        for r in range(t * share, min(rows, (t + 1) * share)):
-            low, high = r * width, min(x.size, (r + 1) * width)
-            if shortcut.size:
-                _affine_add_relu(x[low:high], centre, scale, shift, shortcut[low:high], y[low:high])
-            elif relu:
-                _affine_relu(x[low:high], centre, scale, shift, y[low:high])
-            else:
-                _affine(x[low:high], centre, scale, shift, y[low:high])
-
-
-@serial
-def _masked(dy, y, dsum):  # (K,) each
-    zero = dy.dtype.type(0)
-    for i in range(dy.size):
-        g = dy[i]
-        dsum[i] = g if y[i] > zero else zero
-
-
-@serial
-def _masked_again(dy, x, mean, scale, bias, dsum):  # (K,) each
-    zero = dy.dtype.type(0)
-    for i in range(dy.size):
-        g, v = dy[i], (x[i] - mean[i]) * scale[i] + bias[i]
-        dsum[i] = g if v > zero else zero
 
 
 @parallel
-def _gradient_sums(dy, x, y, mean, var, weight, bias, eps, relu, constants, lanes, dsum, dweight, dbias, threads):
-    # dy and x (T,), y and dsum (T,) or (0,), mean to bias, dweight, dbias (C,), constants (5, K), lanes (threads, 3, K)
-    width = constants.shape[1]
-    for c in range(mean.size):
-        constants[3, c] = weight[c] / np.sqrt(var[c] + eps)
-    tiled(mean, constants[0])
-    tiled(constants[3, : mean.size], constants[1])
-    tiled(bias, constants[2])
-    rows = -(-x.size // width)
-    share = -(-rows // threads)
+def _normalise(x, x_rest, mean, var, weight, bias, shortcut, s_rest, eps, relu, constants, y, y_rest, threads):
+    # x and y (R, K), shortcut (R, K) or (0, K), mean to bias (C,), constants (5, K), rests (1, <K)
+    _constants(mean, var, weight, bias, eps, constants)
+    share = -(-x.shape[0] // threads)
     for t in prange(threads):
-        total, product = lanes[t, 0], lanes[t, 1]
-        total[:] = 0
-        product[:] = 0
-        for r in range(t * share, min(rows, (t + 1) * share)):
-            low, high = r * width, min(x.size, (r + 1) * width)
-            g = dy[low:high]
-            if y.size:
-                g = dsum[low:high]
-                _masked(dy[low:high], y[low:high], g)
-            elif relu:
-                g = lanes[t, 2, : high - low]
-                _masked_again(dy[low:high], x[low:high], constants[0], constants[1], constants[2], g)
-            add_products(g, x[low:high], constants[0], total, product)
+        low, high = t * share, min(x.shape[0], (t + 1) * share)
+        _affine(low, high, x, constants[0], constants[1], constants[2], shortcut, relu, y)
+    _affine(0, 1, x_rest, constants[0], constants[1], constants[2], s_rest, relu, y_rest)
+
+
+@serial
+def _products(low, high, dy, x, y, again, constants, dsum, total, product):
+    """Sums of dy and of dy (x − mean) by lane, where relu let x through if there is one.
+
+    dy, x, y and dsum (R, K), constants (5, K), total and product (K,). With y dy is masked by it into dsum; with
+    `again` by y as it was computed from x, into the only row of dsum.
+    """
+    mean, scale, bias, zero = constants[0], constants[1], constants[2], dy.dtype.type(0)
+    g = dsum if y.size or again else dy
+    for r in range(low, high):
+        if y.size:
+            for k in range(x.shape[1]):
+                v = dy[r, k]
+                dsum[r, k] = v if y[r, k] > zero else zero
+        elif again:
+            _masked(r, dy, x, mean, scale, bias, dsum)
+        row = 0 if again else r
+        for k in range(x.shape[1]):
+            v = g[row, k]
+            total[k] += v
+            product[k] += v * (x[r, k] - mean[k])
+
+
+@serial
+def _masked(r, dy, x, mean, scale, bias, dsum):  # row, (R, K), (R, K), (K,) thrice, (1, K)
+    zero = dy.dtype.type(0)
+    for k in range(x.shape[1]):
+        v = dy[r, k]
+        dsum[0, k] = v if (x[r, k] - mean[k]) * scale[k] + bias[k] > zero else zero
+
+
+@parallel
+def _gradient_sums(
+    dy,
+    dy_rest,
+    x,
+    x_rest,
+    y,
+    y_rest,
+    dsum,
+    dsum_rest,
+    mean,
+    var,
+    weight,
+    bias,
+    eps,
+    again,
+    constants,
+    lanes,
+    dweight,
+    dbias,
+    threads,
+):
+    # dy and x (R, K), y and dsum (R, K) or (0, K), mean to bias, dweight, dbias (C,), constants (5, K),
+    # lanes (threads, 3, K), rests (1, <K)
+    _constants(mean, var, weight, bias, eps, constants)
+    share = -(-x.shape[0] // threads)
+    for t in prange(threads):
+        lanes[t] = 0
+        low, high = t * share, min(x.shape[0], (t + 1) * share)
+        g = lanes[t, 2:3] if again else dsum
+        _products(low, high, dy, x, y, again, constants, g, lanes[t, 0], lanes[t, 1])
+        if t == threads - 1:
+            g = lanes[t, 2:3] if again else dsum_rest
+            _products(0, 1, dy_rest, x_rest, y_rest, again, constants, g, lanes[t, 0], lanes[t, 1])
     for c in range(mean.size):
-        rstd, total64, product64 = 1 / np.sqrt(np.float64(var[c]) + eps), 0.0, 0.0
+        rstd, total, product = 1 / np.sqrt(np.float64(var[c]) + eps), 0.0, 0.0
         for t in range(threads):
-            for k in range(c, width, mean.size):
-                total64 += lanes[t, 0, k]
-                product64 += lanes[t, 1, k]
-        dbias[c], dweight[c] = total64, product64 * rstd
+            for k in range(c, lanes.shape[2], mean.size):
+                total += lanes[t, 0, k]
+                product += lanes[t, 1, k]
+        dbias[c], dweight[c] = total, product * rstd
 
 
 @serial
-def _input_gradient(dy, x, mean, scale_dy, scale_x, shift, dx):  # (K,) each
-    for i in range(x.size):
-        dx[i] = dy[i] * scale_dy[i] + ((x[i] - mean[i]) * scale_x[i] + shift[i])
+def _row_gradients(low, high, dy, x, again, constants, scratch, dx):  # rows, (R, K) twice, (5, K), (1, K), (R, K)
+    mean, scale, bias, scale_x, shift = constants[0], constants[1], constants[2], constants[3], constants[4]
+    g = scratch if again else dy
+    for r in range(low, high):
+        if again:
+            _masked(r, dy, x, mean, scale, bias, scratch)
+        row = 0 if again else r
+        for k in range(x.shape[1]):
+            dx[r, k] = g[row, k] * scale[k] + ((x[r, k] - mean[k]) * scale_x[k] + shift[k])
 
 
 @parallel
-def _input_gradients(dy, x, var, dweight, dbias, eps, relu, constants, lanes, dx, threads):
-    # dy, x and dx (T,), var to dbias (C,), constants (5, K) as _gradient_sums left them, lanes (threads, 3, K)
+def _input_gradients(dy, dy_rest, x, x_rest, var, dweight, dbias, eps, again, constants, lanes, dx, dx_rest, threads):
+    # dy, x and dx (R, K), var to dbias (C,), constants (5, K) as _gradient_sums left them, lanes (threads, 3, K)
     width, channels = constants.shape[1], var.size
-    count = x.size // channels
+    count = (x.size + x_rest.size) // channels
     for k in range(width):
         c = k % channels
         scale = np.float64(constants[1, k])
         constants[3, k] = scale * dweight[c] / -count / np.sqrt(np.float64(var[c]) + eps)
         constants[4, k] = scale * dbias[c] / -count
-    rows = -(-x.size // width)
-    share = -(-rows // threads)
+    share = -(-x.shape[0] // threads)
     for t in prange(threads):
-        for r in range(t * share, min(rows, (t + 1) * share)):
-            low, high = r * width, min(x.size, (r + 1) * width)
-            g = dy[low:high]
-            if relu:
-                g = lanes[t, 2, : high - low]
-                _masked_again(dy[low:high], x[low:high], constants[0], constants[1], constants[2], g)
-            _input_gradient(g, x[low:high], constants[0], constants[1], constants[3], constants[4], dx[low:high])
+        low, high = t * share, min(x.shape[0], (t + 1) * share)
+        _row_gradients(low, high, dy, x, again, constants, lanes[t, 2:3], dx)
+    _row_gradients(0, 1, dy_rest, x_rest, again, constants, lanes[0, 2:3], dx_rest)
+
+
+def _rows(x: Array, channels: int) -> tuple[Array, Array]:
+    """x (..., C) -> rows of lanes (R, K), and the values that are left over (1, <K)."""
+    width = lanes_of(channels)
+    flat = x.reshape(-1)
+    whole = flat.size // width * width
+    return flat[:whole].reshape(-1, width), flat[whole:].reshape(1, -1)
+
+
+def _no_rows(channels: int, dtype: Any) -> tuple[Array, Array]:
+    """In the place of rows that are not there."""
+    return none_of(dtype).reshape(0, lanes_of(channels)), none_of(dtype).reshape(1, 0)
 
 
 def _forward(
@@ -213,7 +250,8 @@ def _forward(
         )
     mean, var = b.empty((channels,), x.dtype), b.empty((channels,), x.dtype)
     lanes = b.empty((b.threads, 3, lanes_of(channels)), x.dtype)
-    b.launch(_batch_statistics, x.reshape(-1), lanes, mean, var, cost=PASS * x.size)
+    rows, rest = _rows(x, channels)
+    b.launch(_batch_statistics, rows, rest.reshape(-1), lanes, mean, var, cost=PASS * x.size)
     y = _normalised(b, x, weight, bias, mean, var, shortcut, relu, eps)
     return (y, mean, var), (x, weight, bias, mean, var, y if shortcut is not None else None, relu, eps)
 
@@ -232,10 +270,9 @@ def _normalised(
     channels, kind = x.shape[-1], x.dtype
     y = b.empty(x.shape, kind)
     affine = ones_unless(weight, channels, kind), zeros_unless(bias, channels, kind)
-    flat = none_of(kind) if shortcut is None else shortcut.reshape(-1)
-    constants = b.empty((4, lanes_of(channels)), kind)
-    small = kind.type(eps)
-    arrays = (x.reshape(-1), mean, var, *affine, flat, small, relu, constants, y.reshape(-1))
+    added = _no_rows(channels, kind) if shortcut is None else _rows(shortcut, channels)
+    constants = b.empty((5, lanes_of(channels)), kind)
+    arrays = (*_rows(x, channels), mean, var, *affine, *added, kind.type(eps), relu, constants, *_rows(y, channels))
     b.launch(_normalise, *arrays, cost=PASS * x.size)
     return y
 
@@ -250,31 +287,27 @@ def _backward(b: CpuBackend, saved: Any, dys: Any, slots: Slots) -> tuple[Array 
     dx = None
     if slots[0].wanted:
         dx = b.empty(x.shape, x.dtype)
-        arrays = ((dy if dsum is None else dsum).reshape(-1), x.reshape(-1), var, dweight, dbias)
-        b.launch(
-            *(_input_gradients, *arrays, x.dtype.type(eps), again, constants, lanes, dx.reshape(-1)),
-            cost=2 * PASS * x.size,
-        )
+        arrays = (_rows(each, x.shape[-1]) for each in (dy if dsum is None else dsum, x))
+        sums = (var, dweight, dbias, x.dtype.type(eps), again, constants, lanes)
+        b.launch(_input_gradients, *chain(*arrays), *sums, *_rows(dx, x.shape[-1]), cost=2 * PASS * x.size)
     grads = dx, dweight if slots[1].wanted else None, dbias if slots[2].wanted else None
     return grads if len(slots) == 3 else (*grads, dsum if slots[3].wanted else None)
 
 
 def _sums(
-    b: CpuBackend, x: Array, dy: Array, y: Array | None, stated: Any, again: bool, eps: float, slots: Slots
+    b: CpuBackend, x: Array, dy: Array, y: Array | None, given: Any, again: bool, eps: float, slots: Slots
 ) -> tuple[Array, Array, Array, Array, Array | None]:
     """dweight, dbias, constants and lanes for `_input_gradients`, and dy where y is positive if there is a y."""
-    weight, bias, mean, var = stated
+    weight, bias, mean, var = given
     channels, kind = x.shape[-1], x.dtype
     affine = ones_unless(weight, channels, kind), zeros_unless(bias, channels, kind)
     constants = b.empty((5, lanes_of(channels)), kind)
     lanes = b.empty((b.threads, 3, lanes_of(channels)), kind)
     dweight, dbias = (b.out(slot, mean) if slot.wanted else b.empty(mean.shape, kind) for slot in slots[1:3])
-    none, dsum = none_of(kind), None if y is None else b.empty(x.shape, kind)
-    b.launch(
-        *(_gradient_sums, dy.reshape(-1), x.reshape(-1), none if y is None else y.reshape(-1), mean, var, *affine),
-        *(kind.type(eps), again, constants, lanes, none if dsum is None else dsum.reshape(-1), dweight, dbias),
-        cost=2 * PASS * x.size,
-    )
+    dsum = None if y is None else b.empty(x.shape, kind)
+    arrays = (_no_rows(channels, kind) if each is None else _rows(each, channels) for each in (dy, x, y, dsum))
+    stated = (mean, var, *affine, kind.type(eps), again)
+    b.launch(_gradient_sums, *chain(*arrays), *stated, constants, lanes, dweight, dbias, cost=2 * PASS * x.size)
     return dweight, dbias, constants, lanes, dsum
 
 

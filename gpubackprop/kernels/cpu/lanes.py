@@ -24,28 +24,6 @@ def add(x, total):  # (K,), (K,)
 
 
 @serial
-def add_squares(x, mean, total):  # (K,) each
-    """total += (x − mean)²."""
-    for i in range(x.size):
-        total[i] += (x[i] - mean[i]) * (x[i] - mean[i])
-
-
-@serial
-def add_products(dy, x, mean, total, product):  # (K,) each
-    """total += dy, product += dy (x − mean)."""
-    for i in range(x.size):
-        total[i] += dy[i]
-        product[i] += dy[i] * (x[i] - mean[i])
-
-
-@serial
-def scaled(x, factor, y):  # (K,), number, (K,)
-    """y = x factor."""
-    for i in range(x.size):
-        y[i] = x[i] * factor
-
-
-@serial
 def merged(rows, more, other, mean, squares):  # number of rows so far, of further ones, (K,) each
     """Chan, Golub and LeVeque 1979: the mean and squares of both parts from those of each.
 

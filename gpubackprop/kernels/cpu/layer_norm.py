@@ -23,88 +23,70 @@ from gpubackprop.tape import Slots
 PASS = 0.3  # nanoseconds that one value takes one thread, forward
 
 
-@serial
-def _sum(x, zero):  # (I,), 0 of x's type
-    total = zero
-    for i in range(x.size):
-        total += x[i]
-    return total
+# Rows are looked at in place: a slice of each would cost as much as a short row's arithmetic.
 
 
 @serial
-def _squares(x, mean, zero):  # (I,), numbers
-    total = zero
-    for i in range(x.size):
-        total += (x[i] - mean) * (x[i] - mean)
-    return total
-
-
-@serial
-def _added(x, r, s, zero):  # (I,) each, 0
-    total = zero
-    for i in range(x.size):
-        value = x[i] + r[i]
-        s[i] = value
-        total += value
-    return total
-
-
-@serial
-def _normal(x, mean, rstd, weight, bias, y):  # (I,), number, number, (I,), (I,), (I,)
-    for i in range(x.size):
-        y[i] = (x[i] - mean) * rstd * weight[i] + bias[i]
+def _rows(low, high, x, r, weight, bias, eps, centred, s, y, mean, rstd):
+    one, zero, width = x.dtype.type(1), x.dtype.type(0), x.shape[1]
+    count = x.dtype.type(width)
+    for i in range(low, high):
+        total = zero
+        if r.size:
+            for j in range(width):
+                value = x[i, j] + r[i, j]
+                s[i, j] = value
+                total += value
+        elif centred:
+            for j in range(width):
+                total += x[i, j]
+        centre, squares = total / count if centred else zero, zero
+        for j in range(width):
+            squares += (s[i, j] - centre) * (s[i, j] - centre)
+        scale = one / np.sqrt(squares / count + eps)
+        for j in range(width):
+            y[i, j] = (s[i, j] - centre) * scale * weight[j] + bias[j]
+        mean[i], rstd[i] = centre, scale
 
 
 @parallel
 def _forward(x, r, weight, bias, eps, centred, s, y, mean, rstd, threads):
     # x, s and y (M, I), r (M, I) or (0, I), weight and bias (I,), mean and rstd (M,); s is x where there is no r
-    rows, width = x.shape
-    share = -(-rows // threads)
-    one, zero = x.dtype.type(1), x.dtype.type(0)
-    count = x.dtype.type(width)
+    share = -(-x.shape[0] // threads)
     for t in prange(threads):
-        for i in range(t * share, min(rows, (t + 1) * share)):
-            total = _added(x[i], r[i], s[i], zero) if r.size else _sum(s[i], zero) if centred else zero
-            centre = total / count if centred else zero
-            scale = one / np.sqrt(_squares(s[i], centre, zero) / count + eps)
-            _normal(s[i], centre, scale, weight, bias, y[i])
-            mean[i], rstd[i] = centre, scale
+        high = min(x.shape[0], (t + 1) * share)
+        _rows(t * share, high, x, r, weight, bias, eps, centred, s, y, mean, rstd)
 
 
 @serial
-def _sums(dy, s, mean, rstd, weight, dweight, dbias, zero):  # (I,), (I,), numbers, (I,), (I,), (I,), 0
-    """The sums of dx̂ and of dx̂ x̂; dweight and dbias grow by the row's."""
-    total, product = zero, zero
-    for i in range(dy.size):
-        g, normal = dy[i], (s[i] - mean) * rstd
-        total += g * weight[i]
-        product += g * weight[i] * normal
-        dweight[i] += g * normal
-        dbias[i] += g
-    return total, product
-
-
-@serial
-def _input_gradient(dy, s, mean, rstd, weight, total, product, dx):  # (I,), (I,), numbers, (I,), numbers, (I,)
-    for i in range(dy.size):
-        dx[i] = rstd * (dy[i] * weight[i] - total - (s[i] - mean) * rstd * product)
+def _row_gradients(low, high, dy, ds, s, mean, rstd, weight, centred, dx, dweight, dbias):
+    one, zero, width = dy.dtype.type(1), dy.dtype.type(0), dy.shape[1]
+    part = one / dy.dtype.type(width)
+    for i in range(low, high):
+        centre, scale, total, product = mean[i], rstd[i], zero, zero
+        for j in range(width):  # the sums of dx̂ and of dx̂ x̂
+            g, normal = dy[i, j], (s[i, j] - centre) * scale
+            total += g * weight[j]
+            product += g * weight[j] * normal
+            dweight[j] += g * normal
+            dbias[j] += g
+        total, product = total * part if centred else zero, product * part * scale
+        if ds.size:
+            for j in range(width):
+                dx[i, j] = ds[i, j] + scale * (dy[i, j] * weight[j] - total - (s[i, j] - centre) * product)
+        else:
+            for j in range(width):
+                dx[i, j] = scale * (dy[i, j] * weight[j] - total - (s[i, j] - centre) * product)
 
 
 @parallel
 def _backward(dy, ds, s, mean, rstd, weight, centred, partial, dx, dweight, dbias, threads):
     # dy, s and dx (M, I), ds (M, I) or (0, I), mean and rstd (M,), weight, dweight, dbias (I,), partial (threads, 2, I)
-    rows, width = dy.shape
-    share = -(-rows // threads)
-    zero, one = dy.dtype.type(0), dy.dtype.type(1)
-    part = one / dy.dtype.type(width)
+    share = -(-dy.shape[0] // threads)
     for t in prange(threads):
         partial[t] = 0
-        for i in range(t * share, min(rows, (t + 1) * share)):
-            total, product = _sums(dy[i], s[i], mean[i], rstd[i], weight, partial[t, 0], partial[t, 1], zero)
-            total = total * part if centred else zero
-            _input_gradient(dy[i], s[i], mean[i], rstd[i], weight, total, product * part, dx[i])
-            if ds.size:
-                add(ds[i], dx[i])
+        high = min(dy.shape[0], (t + 1) * share)
+        _row_gradients(t * share, high, dy, ds, s, mean, rstd, weight, centred, dx, partial[t, 0], partial[t, 1])
     dweight[:] = 0
     dbias[:] = 0
     for t in range(threads):
