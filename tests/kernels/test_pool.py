@@ -32,7 +32,7 @@ def windows(draw):
 def test_windows(window, n, channels, ceil_mode, include_pad, dtype):
     sizes, kernel, stride, padding, dilation = window
     # Small integers: a window often holds its largest value twice.
-    x = np.random.default_rng(0).integers(-2, 3, size=(n, *sizes, channels)).astype(dtype)
+    x = np.random.default_rng(7).integers(-2, 3, size=(n, *sizes, channels)).astype(dtype)
     b = harness.backend(2)
     options = {"kernel": kernel, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
     harness.assert_equals_reference(b, max_pool, [x], options | {"dilation": dilation})
@@ -48,7 +48,7 @@ def test_windows(window, n, channels, ceil_mode, include_pad, dtype):
 @drawn
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.sampled_from([1, 5, 64]), dtypes)
 def test_all_positions(sizes, channels, dtype):
-    x = np.random.default_rng(0).normal(size=(3, *sizes, channels)).astype(dtype)
+    x = np.random.default_rng(7).normal(size=(3, *sizes, channels)).astype(dtype)
     b = harness.backend(2)
     harness.assert_equals_reference(b, global_avg_pool, [x, None])
     if np.prod(sizes) <= 256:
@@ -58,7 +58,7 @@ def test_all_positions(sizes, channels, dtype):
 @drawn
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=2), dtypes)
 def test_bins_of_one_size(axes, dtype):
-    x = np.random.default_rng(0).normal(size=(2, *(bins * size for bins, size in axes), 6)).astype(dtype)
+    x = np.random.default_rng(7).normal(size=(2, *(bins * size for bins, size in axes), 6)).astype(dtype)
     b = harness.backend(2)
     harness.assert_equals_reference(b, adaptive_max_pool, [x], {"output_size": tuple(bins for bins, _ in axes)})
     harness.assert_equals_reference(b, adaptive_avg_pool, [x], {"output_size": (1,) * len(axes)})
