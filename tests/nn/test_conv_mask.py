@@ -105,7 +105,8 @@ def test_masks_on_the_strict_device(name):
 
         y = backend.capture(step)()
         found[device] = backend.to_host(y.value), None if y.mask is None else backend.to_host(y.mask)
-    np.testing.assert_array_equal(*(y for y, _ in found.values()))
+    # To rounding: on the CPU kernels may run.
+    np.testing.assert_allclose(*(y for y, _ in found.values()), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(*(mask for _, mask in found.values()))
 
 

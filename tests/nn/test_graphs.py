@@ -173,7 +173,8 @@ class TestRecompute:
             np.testing.assert_array_equal(weights[key], value, err_msg=key)
 
     def test_the_strict_device_agrees(self):
-        assert self.train(self.LAYERS, "strict")[0] == self.train(self.LAYERS)[0]
+        wanted = pytest.approx(self.train(self.LAYERS)[0], rel=1e-12)  # on the CPU kernels may run
+        assert self.train(self.LAYERS, "strict")[0] == wanted
 
     def test_fewer_entries_are_kept(self):
         kept = {}
