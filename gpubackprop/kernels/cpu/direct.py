@@ -1,155 +1,36 @@
 """Direct convolution: tiles of windows times weights that stay in registers; no matrix of windows is ever written.
 
-Everything is brought to three axes, (N, D, H, W, C), and to one loop nest: a grid of windows over a padded image. The
-gradient of x is one such grid for each remainder of the position by the stride (by parity, where the stride is 2): a
-position of remainder r meets just the kernel's cells of remainder r, as if in a convolution without stride.
-
-Letters as in ops/conv.py. A *panel* is what a tile takes of the weight: all cells of the windows, one or two vectors
-of output channels.
+Letters as in ops/conv.py; grid.py says how the windows lie. A *panel* is what a tile takes of the weight: all cells of
+the windows, one or two vectors of output channels.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from itertools import product
 from math import prod
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
-from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial
+from gpubackprop.kernels.cpu.grid import (
+    CACHED,
+    Grid,
+    copy,
+    flat_cells,
+    forward_grid,
+    geometry_of,
+    place,
+    room,
+    spread_grids,
+    whole_vectors,
+    wide_of,
+    zero,
+)
+from gpubackprop.kernels.cpu.jit import inline, parallel, prange
 from gpubackprop.kernels.cpu.sums import add
 from gpubackprop.kernels.cpu.tile import ROWS, fitting, lanes, products_tile, windows_tile
 from gpubackprop.ops.conv import Sizes, Windows, output_size
 
 FLOP = 0.02  # nanoseconds that a multiply-add takes one thread, about
-CACHED = 1 << 17  # bytes of an image that a thread works on at a time: a part of its second-level cache
-
-
-class Axis(NamedTuple):
-    """A grid of windows along one axis."""
-
-    count: int  #: how many windows
-    first: int  #: where the first one's result goes
-    step: int  #: from result to result
-    stride: int  #: from window to window, over the padded image
-    before: int  #: cells of padding in front
-    starts: Sizes  #: of each cell of the window, from the window's start
-    cells: Sizes  #: which cell of the kernel each is
-
-    @property
-    def reach(self) -> int:
-        """How many cells of the padded image a window spans."""
-        return max(self.starts, default=0) + 1
-
-    @property
-    def span(self) -> int:
-        """How many cells of the padded image all windows span."""
-        return (self.count - 1) * self.stride + self.reach
-
-
-def _windows_along(size: int, count: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int) -> Axis:
-    starts = tuple(k * dilation for k in range(kernel))
-    return Axis(count, 0, 1, stride, padding[0], starts, tuple(range(kernel)))
-
-
-def _spread_along(
-    size: int, count: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int
-) -> list[Axis]:
-    """The grids over dy (`count` along the axis) that make dx (`size`), one for each remainder."""
-    found = []
-    for remainder in range(stride):
-        first = (remainder - padding[0]) % stride
-        q = (first + padding[0]) // stride  # position = stride q + remainder - padding, from dy's q - back[k]
-        back = {k: k * dilation // stride for k in range(kernel) if k * dilation % stride == remainder}
-        cells = tuple(sorted(back, key=back.__getitem__, reverse=True))
-        before = max(0, max(back.values(), default=0) - q)
-        starts = tuple(q - back[k] + before for k in cells)
-        if first < size:
-            found.append(Axis(-(-(size - first) // stride), first, stride, 1, before, starts, cells))
-    return found
-
-
-class Grid(NamedTuple):
-    """A grid of windows over images, ready for the compiled loops. Positions and sizes along (D, H, W)."""
-
-    count: Sizes
-    first: Sizes
-    step: Sizes
-    stride: Sizes
-    before: Sizes
-    planes: int  #: of the padded image that a block of windows sees
-    rows: int
-    width: int
-    copied: bool  #: whether the images must be padded
-    block: int  #: rows of windows that are worked on at a time
-    offsets: Array  #: of each run of cells from its window's start, in numbers
-    run: int  #: numbers of a run
-    cells: Array  #: the kernel's cells in the order of the runs
-
-
-def _grid(shape: Sizes, groups: int, itemsize: int, threads: int, axes: tuple[Axis, ...]) -> Grid:
-    """`shape` (N, D, H, W, C): the images that the windows slide over."""
-    n, *sizes, channels = shape
-    copied = any(axis.before or axis.span > size for axis, size in zip(axes, sizes, strict=True))
-    deep, high, wide = axes
-    wanted = -(-2 * threads // max(1, n * deep.count))  # blocks of each image, so that all threads have some
-    row = deep.reach * (wide.span if copied else sizes[2]) * channels * itemsize
-    cached = max(1, (CACHED // max(row, 1) - high.reach) // high.stride + 1)
-    block = max(1, min(high.count, cached, -(-high.count // wanted)))
-    rows = (block - 1) * high.stride + high.reach
-    width = wide.span if copied else sizes[2]
-    pitch = width * channels
-    plane = pitch * (rows if copied else sizes[1])
-    merged = groups == 1 and len(wide.starts) > 1 and wide.starts == tuple(range(wide.starts[0], wide.reach))
-    along = wide.starts[:1] if merged else wide.starts
-    offsets = [d * plane + h * pitch + w * channels for d, h, w in product(deep.starts, high.starts, along)]
-    return Grid(
-        *(tuple(getattr(axis, name) for axis in axes) for name in ("count", "first", "step", "stride", "before")),
-        deep.reach,
-        rows,
-        width,
-        copied,
-        block,
-        np.array(offsets, np.int64),
-        channels // groups * (len(wide.starts) if merged else 1),
-        np.array(list(product(*(axis.cells for axis in axes))), np.int64).reshape(-1, 3),
-    )
-
-
-@inline
-def _copy(source, out):  # same size
-    for j in range(out.size):
-        out[j] = source[j]
-
-
-@serial
-def _place(x, d0, h0, planes, rows, width, before, out):  # x (D, H, W, C), out: flat (planes, rows, width, C)
-    """The part of the padded image that begins at plane d0, row h0."""
-    size, channels = x.shape[2], x.shape[3]
-    left = min(before[2], width)
-    inner = max(0, min(size, width - left))
-    for d in range(planes):
-        for h in range(rows):
-            row = out[(d * rows + h) * width * channels : (d * rows + h + 1) * width * channels]
-            at, below = d0 + d - before[0], h0 + h - before[1]
-            if 0 <= at < x.shape[0] and 0 <= below < x.shape[1]:
-                _zero(row[: left * channels])
-                _copy(
-                    x[at, below].reshape(size * channels)[: inner * channels],
-                    row[left * channels :][: inner * channels],
-                )
-                _zero(row[(left + inner) * channels :])
-            else:
-                _zero(row)
-
-
-@inline
-def _zero(out):
-    for j in range(out.size):
-        out[j] = 0
 
 
 @inline
@@ -192,7 +73,7 @@ def _correlate(x, panels, start, y, groups, vector, geometry, offsets, run, padd
             d, h0 = rest // blocks, rest % blocks * block
             many = min(block, count[1] - h0)
             if padded.size:
-                _place(x[image], d * stride[0], h0 * stride[1], planes, rows, width, before, padded[t])
+                place(x[image], d * stride[0], h0 * stride[1], planes, rows, width, before, padded[t])
                 a, base, pitch = padded[t], 0, width * channels
             else:
                 a, pitch = flat, x.shape[3] * channels
@@ -247,15 +128,15 @@ def _pack(weight, bias, cells, turned, group_in, group_out, vector, panels, star
                             for v in range(kept):
                                 out[v] = weight[cells[k], low + v, g * group_in + i]
                         else:
-                            _copy(weight[cells[k], i, g * group_out + low : g * group_out + low + kept], out[:kept])
-                        _zero(out[kept:])
+                            copy(weight[cells[k], i, g * group_out + low : g * group_out + low + kept], out[:kept])
+                        zero(out[kept:])
                         at += wide
 
 
 @parallel
 def _products(x, dy, part, groups, vector, geometry, offsets, run, padded, copies, threads):
-    """x (N, D, H, W, C), dy (N, D, H, W, O) -> part (chunks, G, window · columns): each chunk's gradient of the weight."""
-    count, first, step, stride, before, shape, block = geometry
+    """x (N, D, H, W, C), dy (N, D, H, W, O) -> part (chunks, G, window · columns), dweight by chunk."""
+    count, _, _, stride, before, shape, block = geometry
     planes, rows, width = shape
     n, channels, outputs = x.shape[0], x.shape[4], dy.shape[4]
     group_in, group_out = channels // groups, outputs // groups
@@ -266,20 +147,20 @@ def _products(x, dy, part, groups, vector, geometry, offsets, run, padded, copie
     flat_x, flat_dy = x.reshape(x.size), dy.reshape(dy.size)
     for t in prange(part.shape[0]):
         for g in range(groups):
-            _zero(part[t, g])
+            zero(part[t, g])
         for unit in range(t * share, min(units, (t + 1) * share)):
             image, rest = unit // (count[0] * blocks), unit % (count[0] * blocks)
             d, h0 = rest // blocks, rest % blocks * block
             many = min(block, count[1] - h0)
             if padded.size:
-                _place(x[image], d * stride[0], h0 * stride[1], planes, rows, width, before, padded[t])
+                place(x[image], d * stride[0], h0 * stride[1], planes, rows, width, before, padded[t])
                 a, base, pitch = padded[t], 0, width * channels
             else:
                 a, pitch = flat_x, x.shape[3] * channels
                 base = ((image * x.shape[1] + d * stride[0]) * x.shape[2] + h0 * stride[1]) * pitch
             right, right0 = flat_dy, ((image * count[0] + d) * count[1] + h0) * count[2] * outputs
             if copies.size:  # a vector at the end of dy would reach beyond it
-                _copy(right[right0 : right0 + many * count[2] * outputs], copies[t])
+                copy(right[right0 : right0 + many * count[2] * outputs], copies[t])
                 right, right0 = copies[t], 0
             for g in range(groups):
                 for s in range(offsets.size):
@@ -295,6 +176,7 @@ def _products(x, dy, part, groups, vector, geometry, offsets, run, padded, copie
                                 columns,
                                 a,
                                 base + offsets[s] + g * group_in + i,
+                                1,
                                 stride[2] * channels,
                                 stride[1] * pitch,
                                 right,
@@ -316,56 +198,9 @@ def _gather(part, dweight, columns, threads):  # (chunks, G, window · columns),
         for k in range(t * share, min(window, (t + 1) * share)):
             for g in range(groups):
                 out = dweight[k, g * group_out : (g + 1) * group_out]
-                _copy(part[0, g, k * columns : k * columns + group_out], out)
+                copy(part[0, g, k * columns : k * columns + group_out], out)
                 for i in range(1, part.shape[0]):
                     add(part[i, g, k * columns : k * columns + group_out], out)
-
-
-def _wide(x: Array) -> Array:
-    """x (N, *S, C) with three axes in between."""
-    n, *sizes, channels = x.shape
-    return x.reshape(n, *(1,) * (3 - len(sizes)), *sizes, channels)
-
-
-def _axes(shape: Sizes, out: Sizes, kernel: Sizes, lie: Windows) -> list[tuple[Any, ...]]:
-    """(size, count, kernel, stride, padding, dilation) along D, H and W."""
-    along = zip(shape[1:-1], out, kernel, lie.stride, lie.padding, lie.dilation, strict=True)
-    return [*((1, 1, 1, 1, (0, 0), 1) for _ in range(3 - len(out))), *along]
-
-
-@lru_cache(4096)
-def _forward_grid(shape: Sizes, out: Sizes, kernel: Sizes, lie: Windows, itemsize: int, threads: int) -> Grid:
-    axes = tuple(_windows_along(*each) for each in _axes(shape, out, kernel, lie))
-    return _grid(_five(shape), lie.groups, itemsize, threads, axes)
-
-
-@lru_cache(4096)
-def _spread_grids(
-    dy_shape: Sizes, shape: Sizes, kernel: Sizes, lie: Windows, itemsize: int, threads: int
-) -> list[Grid]:
-    each = [_spread_along(*along) for along in _axes(shape, dy_shape[1:-1], kernel, lie)]
-    return [_grid(_five(dy_shape), lie.groups, itemsize, threads, axes) for axes in product(*each)]
-
-
-def _five(shape: Sizes) -> Sizes:
-    n, *sizes, channels = shape
-    return (n, *(1,) * (3 - len(sizes)), *sizes, channels)
-
-
-def _columns(channels: int, vector: int) -> int:
-    """Channels filled up to whole vectors."""
-    return -(-channels // vector) * vector
-
-
-def _geometry(grid: Grid) -> tuple[Any, ...]:
-    shape = (grid.planes, grid.rows, grid.width)
-    return grid.count, grid.first, grid.step, grid.stride, grid.before, shape, grid.block
-
-
-def _image(b: CpuBackend, grid: Grid, channels: int, dtype: Any) -> Array:
-    """Room for the padded part of an image, by thread; none where the images are good as they are."""
-    size = grid.planes * grid.rows * grid.width * channels
-    return b.empty((b.threads, size) if grid.copied else (0, 0), dtype)
 
 
 def _run(
@@ -373,16 +208,16 @@ def _run(
 ) -> None:
     """Pack the weight (*K, C/G, O) for the cells of a grid, and multiply its windows over x (N, D, H, W, C)."""
     vector = lanes(x.dtype.itemsize)
-    kernel = (1,) * (5 - weight.ndim) + weight.shape[:-2]
-    flat = grid.cells @ np.array([kernel[1] * kernel[2], kernel[2], 1])
+    kernel = weight.shape[:-2]
+    flat = flat_cells(grid, kernel)
     group_in, group_out = x.shape[-1] // groups, y.shape[-1] // groups
-    columns = _columns(group_out, vector)
+    columns = whole_vectors(group_out, vector)
     panels = b.empty((groups, columns * len(flat) * group_in), x.dtype)
     start = b.empty((groups, columns), x.dtype)
     bias = b.empty((0,), x.dtype) if bias is None else bias
     cells = weight.reshape(prod(kernel), *weight.shape[-2:])
     b.launch(_pack, cells, bias, flat, turned, group_in, group_out, vector, panels, start, cost=0.5 * panels.size)
-    padded = _image(b, grid, x.shape[-1], x.dtype)
+    padded = room(b, grid, x.shape[-1], x.dtype)
     edges = b.empty((b.threads, 2 * vector * ROWS[0]), x.dtype)
     cost = FLOP * x.shape[0] * prod(grid.count) * groups * columns * len(flat) * group_in
     b.launch(
@@ -393,7 +228,7 @@ def _run(
         y,
         groups,
         vector,
-        _geometry(grid),
+        geometry_of(grid),
         grid.offsets,
         grid.run,
         padded,
@@ -405,16 +240,16 @@ def _run(
 def correlate(b: CpuBackend, x: Array, weight: Array, bias: Array | None, out: Sizes, lie: Windows) -> Array:
     """x (N, *S, C), weight (*K, C/G, O) -> y (N, *out, O): all windows times the weight, plus the bias."""
     y = b.empty((x.shape[0], *out, weight.shape[-1]), x.dtype)
-    grid = _forward_grid(x.shape, tuple(out), weight.shape[:-2], lie, x.dtype.itemsize, b.threads)
-    _run(b, grid, _wide(x), weight, False, bias, _wide(y), lie.groups)
+    grid = forward_grid(x.shape, tuple(out), weight.shape[:-2], lie, x.dtype.itemsize, b.threads)
+    _run(b, grid, wide_of(x), weight, False, bias, wide_of(y), lie.groups)
     return y
 
 
 def spread(b: CpuBackend, dy: Array, weight: Array, bias: Array | None, shape: Sizes, lie: Windows) -> Array:
     """dy (N, *P, O), weight (*K, C/G, O) -> (N, *S, C), the given shape: every value goes to its whole window."""
     dx = b.empty(shape, dy.dtype)
-    for grid in _spread_grids(dy.shape, tuple(shape), weight.shape[:-2], lie, dy.dtype.itemsize, b.threads):
-        _run(b, grid, _wide(dy), weight, True, bias, _wide(dx), lie.groups)
+    for grid in spread_grids(dy.shape, tuple(shape), weight.shape[:-2], lie, dy.dtype.itemsize, b.threads):
+        _run(b, grid, wide_of(dy), weight, True, bias, wide_of(dx), lie.groups)
     return dx
 
 
@@ -457,17 +292,17 @@ def backward_data(b: CpuBackend, dy: Array, weight: Array, x_shape: Sizes, lie: 
 
 def backward_weights(b: CpuBackend, x: Array, dy: Array, weight_shape: Sizes, lie: Windows, out: Array) -> None:
     """x (N, *S, C), dy (N, *P, O); writes the gradient of the weight (*K, C/G, O) into out."""
-    if _pointwise(x.shape[0], weight_shape[:-2], lie, b.threads):
+    if _pointwise(x.shape[0], weight_shape[:-2], lie, b.threads) and x.shape[:-1] == dy.shape[:-1]:
         x, dy, weight_shape, lie = _as_rows(x), _as_rows(dy), (1, *weight_shape[-2:]), _row_windows(lie.groups)
     vector, groups, outputs = lanes(x.dtype.itemsize), lie.groups, dy.shape[-1]
-    grid = _forward_grid(x.shape, dy.shape[1:-1], weight_shape[:-2], lie, x.dtype.itemsize, b.threads)
-    columns = _columns(outputs // groups, vector)
+    grid = forward_grid(x.shape, dy.shape[1:-1], weight_shape[:-2], lie, x.dtype.itemsize, b.threads)
+    columns = whole_vectors(outputs // groups, vector)
     window = prod(weight_shape[:-1])
     part = b.empty((b.threads, groups, window * columns), x.dtype)
-    padded = _image(b, grid, x.shape[-1], x.dtype)
-    room = grid.block * grid.count[2] * outputs + 2 * vector
-    copies = b.empty((b.threads, room) if outputs // groups % vector else (0, 0), x.dtype)
+    padded = room(b, grid, x.shape[-1], x.dtype)
+    block = grid.block * grid.count[2] * outputs + 2 * vector
+    copies = b.empty((b.threads, block) if outputs // groups % vector else (0, 0), x.dtype)
     cost = FLOP * dy.size * window
-    arrays = _wide(x), _wide(dy), part
-    b.launch(_products, *arrays, groups, vector, _geometry(grid), grid.offsets, grid.run, padded, copies, cost=cost)
+    arrays = wide_of(x), wide_of(dy), part
+    b.launch(_products, *arrays, groups, vector, geometry_of(grid), grid.offsets, grid.run, padded, copies, cost=cost)
     b.launch(_gather, part, out.reshape(window, outputs), columns, cost=part.size * 0.1)

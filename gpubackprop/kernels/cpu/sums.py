@@ -13,6 +13,7 @@ FEW = 64  # columns; rows of fewer are taken several at a time
 
 @serial
 def add(part, total):  # (C,), (C,)
+    """Total becomes total + part."""
     for j in range(part.size):
         total[j] += part[j]
 

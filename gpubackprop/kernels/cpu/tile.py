@@ -109,14 +109,14 @@ class _Emitter:
         builder.position_at_end(behind)
         return list(phis)
 
-    def step(self, sums: Sequence[Any], rows: Sequence[Any], right: Any) -> list[Any]:
-        """Sums of all rows, each with as many vectors as `right` has, after one number of every row."""
+    def step(self, sums: Sequence[Any], rows: Sequence[Any], right: Any, deep: bool = False) -> list[Any]:
+        """Sums of all rows after one number of every row times the vectors at `right`; `deep`: one vector of each."""
         added = []
         vectors = len(sums) // len(rows)
         factors = [self.load(right, v) for v in range(vectors)]
         for r, pointer in enumerate(rows):
-            left = self.broadcast(pointer)
-            for v, factor in enumerate(factors):
+            lefts = [self.load(pointer, v) for v in range(vectors)] if deep else [self.broadcast(pointer)] * vectors
+            for v, (left, factor) in enumerate(zip(lefts, factors, strict=True)):
                 added.append(self.builder.call(self.multiply_add, [left, factor, sums[r * vectors + v]]))
         return added
 
@@ -188,35 +188,28 @@ def windows_tile(context, rows, vectors, c, c0, cr, a, a0, ar, b, b0, start, sta
     return signature, generate
 
 
-@intrinsic
-def products_tile(context, rows, vectors, c, c0, cr, a, a0, ak, a_segment, b, b0, bk, b_segment, segments, inner):  # type: ignore[no-untyped-def]  # as above
-    """c[c0 + r cr + v] += sum over segments s, k < inner of a[a0 + s a_segment + k ak + r] b[b0 + s b_segment + k bk + v].
-
-    All arrays flat; v runs over the numbers of one or two vectors.
-    """
-    size = types.int64
-    signature = types.void(size, size, c, size, size, a, size, size, size, b, size, size, size, size, size)
+def _products(deep: bool) -> Any:
+    """The LLVM code of products_tile, or of deep_products_tile."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows, vectors, c, c0, cr, a, a0, ak, a_segment, b, b0, bk, b_segment, segments, inner = _unpacked(
+        rows, vectors, c, c0, cr, a, a0, ar, ak, a_segment, b, b0, bk, b_segment, segments, inner = _unpacked(
             context, builder, signature, args
         )
         e = _Emitter(builder, _number(signature.args[2]))
 
         def emit(r: int, v: int) -> None:
-            sums = [ir.Constant(e.vector, None)] * (r * v)
-
             def segment(s: Any, state: Any) -> Any:
                 def step(k: Any, state: Any) -> Any:
                     left, right, *sums = state
-                    after = e.step(sums, [e.at(left, _INDEX(i)) for i in range(r)], right)
-                    return [e.at(left, ak), e.at(right, bk), *after]
+                    pointers = [e.at(left, e.times(ar, i) if deep else _INDEX(i)) for i in range(r)]
+                    return [e.at(left, ak), e.at(right, bk), *e.step(sums, pointers, right, deep)]
 
                 left, right, *sums = state
                 found = e.loop(inner, [left, right, *sums], step)[2:]
                 return [e.at(left, a_segment), e.at(right, b_segment), *found]
 
-            found = e.loop(segments, [e.at(a, a0), e.at(b, b0), *sums], segment)[2:]
+            nothing = [ir.Constant(e.vector, None)] * (r * v)
+            found = e.loop(segments, [e.at(a, a0), e.at(b, b0), *nothing], segment)[2:]
             for i in range(r):
                 for j in range(v):
                     there = e.at(c, c0, e.times(cr, i))
@@ -225,4 +218,56 @@ def products_tile(context, rows, vectors, c, c0, cr, a, a0, ak, a_segment, b, b0
         e.cases(rows, vectors, emit)
         return context.get_dummy_value()
 
+    return generate
+
+
+@intrinsic
+def products_tile(context, rows, vectors, c, c0, cr, a, a0, ar, ak, a_segment, b, b0, bk, b_segment, segments, inner):  # type: ignore[no-untyped-def]  # as above
+    """c[c0 + r cr + v] += sum over s, k < inner of a[a0 + s a_segment + k ak + r] b[b0 + s b_segment + k bk + v].
+
+    All arrays flat; s runs over the segments, v over the numbers of one or two vectors; ar is taken as 1.
+    """
+    size = types.int64
+    kinds = types.void(size, size, c, size, size, a, size, size, size, size, b, size, size, size, size, size)
+    return kinds, _products(deep=False)
+
+
+@intrinsic
+def deep_windows_tile(context, rows, vectors, c, c0, cr, a, a0, ar, b, b0, bs, start, start0, offsets, segments):  # type: ignore[no-untyped-def]  # as above
+    """c[c0 + r cr + v] = start[start0 + v] + sum over segments s of a[a0 + offsets[s] + r ar + v] b[b0 + s bs + v]."""
+    size = types.int64
+    signature = types.void(size, size, c, size, size, a, size, size, b, size, size, start, size, offsets, size)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows, vectors, c, c0, cr, a, a0, ar, b, b0, bs, start, start0, offsets, segments = _unpacked(
+            context, builder, signature, args
+        )
+        e = _Emitter(builder, _number(signature.args[2]))
+
+        def emit(r: int, v: int) -> None:
+            first = e.at(start, start0)
+
+            def segment(s: Any, state: Any) -> Any:
+                left = e.at(a, a0, builder.load(e.at(offsets, s)))
+                after = e.step(state[1:], [e.at(left, e.times(ar, i)) for i in range(r)], state[0], deep=True)
+                return [e.at(state[0], bs), *after]
+
+            found = e.loop(segments, [e.at(b, b0), *[e.load(first, j) for j in range(v)] * r], segment)[1:]
+            for i in range(r):
+                for j in range(v):
+                    e.store(found[i * v + j], e.at(c, c0, e.times(cr, i)), j)
+
+        e.cases(rows, vectors, emit)
+        return context.get_dummy_value()
+
     return signature, generate
+
+
+@intrinsic
+def deep_products_tile(
+    context, rows, vectors, c, c0, cr, a, a0, ar, ak, a_segment, b, b0, bk, b_segment, segments, inner
+):  # type: ignore[no-untyped-def]  # as above
+    """c[c0 + r cr + v] += sum over s, k of a[a0 + s a_segment + k ak + r ar + v] b[b0 + s b_segment + k bk + v]."""
+    size = types.int64
+    kinds = types.void(size, size, c, size, size, a, size, size, size, size, b, size, size, size, size, size)
+    return kinds, _products(deep=True)
