@@ -171,7 +171,7 @@ def _gather(part, dweight, m, multiplier, threads):
 
 @parallel
 def _move(source, first, step, out, out_first, out_step, count, add, threads):
-    """Every step-th number of `source` to every out_step-th place of `out`, both flat; `add`: on top of what is there."""
+    """Every step-th number of `source` to every out_step-th of `out`, both flat; `add`: on top of what is there."""
     share = -(-count // threads)
     for t in prange(threads):
         for i in range(t * share, min(count, (t + 1) * share)):
@@ -225,7 +225,7 @@ def depthwise_conv_forward(
     lie = Windows(stride, padding, dilation, channels)
     out = tuple(map(output_size, x.shape[1:-1], weight.shape[:-2], stride, padding, dilation))
     y = b.empty((x.shape[0], *out, weight.shape[-1]), x.dtype)
-    grid = forward_grid(x.shape, out, weight.shape[:-2], lie, x.dtype.itemsize, b.threads, _ragged(x))
+    grid = forward_grid(x.shape, out, weight.shape[:-2], lie, x.dtype.itemsize, b.threads, True, _ragged(x))
     for m in range(multiplier):
         part = y if multiplier == 1 else b.empty((x.shape[0], *out, channels), x.dtype)
         _run(b, grid, x, weight, bias, m, multiplier, part)
@@ -262,7 +262,7 @@ def _input_gradient(b: CpuBackend, dy: Array, weight: Array, m: int, multiplier:
     """dx from the m-th of every channel of dy; on top of what is there but for m = 0."""
     size = dy.dtype.itemsize
     part = dx if m == 0 else b.empty(dx.shape, dx.dtype)
-    for grid in spread_grids(dy.shape, dx.shape, weight.shape[:-2], lie, size, b.threads, _ragged(dy)):
+    for grid in spread_grids(dy.shape, dx.shape, weight.shape[:-2], lie, size, b.threads, True, _ragged(dy)):
         _run(b, grid, dy, weight, None, m, multiplier, part)
     if m:
         b.launch(_move, _flat(part), 0, 1, _flat(dx), 0, 1, dx.size, True, cost=MOVE * dx.size)
@@ -271,7 +271,7 @@ def _input_gradient(b: CpuBackend, dy: Array, weight: Array, m: int, multiplier:
 def _weight_gradient(b: CpuBackend, x: Array, dy: Array, m: int, multiplier: int, dweight: Array, lie: Windows) -> None:
     """dweight of the m-th kernel of every channel."""
     sizes, channels, vector = dweight.shape[:-2], x.shape[-1], lanes(x.dtype.itemsize)
-    grid = forward_grid(x.shape, dy.shape[1:-1], sizes, lie, x.dtype.itemsize, b.threads, _ragged(x))
+    grid = forward_grid(x.shape, dy.shape[1:-1], sizes, lie, x.dtype.itemsize, b.threads, True, _ragged(x))
     part = b.empty((b.threads, prod(sizes), whole_vectors(channels, vector)), x.dtype)
     block = grid.block * grid.count[2] * channels + BEHIND
     copies = b.empty((b.threads, block) if _ragged(x) else (0, 0), x.dtype)

@@ -84,25 +84,29 @@ class Grid(NamedTuple):
     cells: Array  #: the kernel's cells in the order of the runs
 
 
-def _grid(shape: Sizes, groups: int, itemsize: int, threads: int, axes: tuple[Axis, ...], always_copied: bool) -> Grid:
+def _grid(
+    shape: Sizes, groups: int, itemsize: int, threads: int, axes: tuple[Axis, ...], deep: bool, always_copied: bool
+) -> Grid:
     """`shape` (N, D, H, W, C): the images that the windows slide over."""
     n, *sizes, channels = shape
     copied = always_copied or any(axis.before or axis.span > size for axis, size in zip(axes, sizes, strict=True))
-    deep, high, wide = axes
-    wanted = -(-2 * threads // max(1, n * deep.count))  # blocks of each image, so that all threads have some
-    row = deep.reach * (wide.span if copied else sizes[2]) * channels * itemsize
+    far, high, wide = axes
+    wanted = -(-2 * threads // max(1, n * far.count))  # blocks of each image, so that all threads have some
+    row = far.reach * (wide.span if copied else sizes[2]) * channels * itemsize
     cached = max(1, (CACHED // max(row, 1) - high.reach) // high.stride + 1)
     block = max(1, min(high.count, cached, -(-high.count // wanted)))
     rows = (block - 1) * high.stride + high.reach
     width = wide.span if copied else sizes[2]
     pitch = width * channels
     plane = pitch * (rows if copied else sizes[1])
-    merged = groups == 1 and len(wide.starts) > 1 and wide.starts == tuple(range(wide.starts[0], wide.reach))
+    merged = (
+        groups == 1 and not deep and len(wide.starts) > 1 and wide.starts == tuple(range(wide.starts[0], wide.reach))
+    )
     along = wide.starts[:1] if merged else wide.starts
-    offsets = [d * plane + h * pitch + w * channels for d, h, w in product(deep.starts, high.starts, along)]
+    offsets = [d * plane + h * pitch + w * channels for d, h, w in product(far.starts, high.starts, along)]
     return Grid(
         *(tuple(getattr(axis, name) for axis in axes) for name in ("count", "first", "step", "stride", "before")),
-        deep.reach,
+        far.reach,
         rows,
         width,
         copied,
@@ -162,11 +166,22 @@ def _axes(shape: Sizes, out: Sizes, kernel: Sizes, lie: Windows) -> list[tuple[A
 
 @lru_cache(4096)
 def forward_grid(
-    shape: Sizes, out: Sizes, kernel: Sizes, lie: Windows, itemsize: int, threads: int, always_copied: bool = False
+    shape: Sizes,
+    out: Sizes,
+    kernel: Sizes,
+    lie: Windows,
+    itemsize: int,
+    threads: int,
+    deep: bool = False,
+    always_copied: bool = False,
 ) -> Grid:
-    """The grid of `out` windows over x of the given shape; `always_copied`: through padded memory even unpadded."""
+    """The grid of `out` windows over x of the given shape.
+
+    deep           every cell is a run of its own, for depthwise convolutions
+    always_copied  through padded memory even where nothing is padded
+    """
     axes = tuple(_windows_along(*each) for each in _axes(shape, out, kernel, lie))
-    return _grid(_five(shape), lie.groups, itemsize, threads, axes, always_copied)
+    return _grid(_five(shape), lie.groups, itemsize, threads, axes, deep, always_copied)
 
 
 @lru_cache(4096)
@@ -177,11 +192,12 @@ def spread_grids(
     lie: Windows,
     itemsize: int,
     threads: int,
+    deep: bool = False,
     always_copied: bool = False,
 ) -> list[Grid]:
     """The grids over dy that make dx of the given shape."""
     each = [_spread_along(*along) for along in _axes(shape, dy_shape[1:-1], kernel, lie)]
-    return [_grid(_five(dy_shape), lie.groups, itemsize, threads, axes, always_copied) for axes in product(*each)]
+    return [_grid(_five(dy_shape), lie.groups, itemsize, threads, axes, deep, always_copied) for axes in product(*each)]
 
 
 def _five(shape: Sizes) -> Sizes:
