@@ -24,7 +24,7 @@ from gpubackprop.kernels.cpu.grid import (
     wide_of,
     zero,
 )
-from gpubackprop.kernels.cpu.jit import parallel, prange
+from gpubackprop.kernels.cpu.jit import parallel, prange, serial
 from gpubackprop.kernels.cpu.kernel import kernel
 from gpubackprop.kernels.cpu.sums import column_sums
 from gpubackprop.kernels.cpu.tile import ROWS, deep_products_tile, deep_windows_tile, fitting, lanes
@@ -145,28 +145,26 @@ def _products(x, dy, part, kernel_width, vector, geometry, offsets, padded, copi
                         i += tall
 
 
-@parallel
-def _pack(weight, bias, cells, m, multiplier, weights, start, threads):
+@serial
+def _pack(weight, bias, cells, m, multiplier, weights, start):
     """weight (K, O), bias (O,) or (0,) -> weights (cells, columns), start (columns,): those of every channel's m-th."""
     channels = weight.shape[1] // multiplier
-    for _ in prange(1):
+    for c in range(start.size):
+        start[c] = bias[c * multiplier + m] if bias.size and c < channels else 0
+    for k in range(cells.size):
         for c in range(start.size):
-            start[c] = bias[c * multiplier + m] if bias.size and c < channels else 0
-        for k in range(cells.size):
-            for c in range(start.size):
-                weights[k, c] = weight[cells[k], c * multiplier + m] if c < channels else 0
+            weights[k, c] = weight[cells[k], c * multiplier + m] if c < channels else 0
 
 
-@parallel
-def _gather(part, dweight, m, multiplier, threads):
+@serial
+def _gather(part, dweight, m, multiplier):
     """part (chunks, K, columns) -> dweight (K, O), the m-th of every channel."""
-    for _ in prange(1):
-        for k in range(dweight.shape[0]):
-            for c in range(dweight.shape[1] // multiplier):
-                total = part[0, k, c]
-                for i in range(1, part.shape[0]):
-                    total += part[i, k, c]
-                dweight[k, c * multiplier + m] = total
+    for k in range(dweight.shape[0]):
+        for c in range(dweight.shape[1] // multiplier):
+            total = part[0, k, c]
+            for i in range(1, part.shape[0]):
+                total += part[i, k, c]
+            dweight[k, c * multiplier + m] = total
 
 
 @parallel
@@ -204,7 +202,7 @@ def _run(
     bias = b.empty((0,), x.dtype) if bias is None else bias
     b.launch(_pack, kernels, bias, cells, m, multiplier, weights, start)
     padded, edges = room(b, grid, channels, x.dtype), b.empty((b.threads, 2 * vector * ROWS[0]), x.dtype)
-    cost = FLOP * x.shape[0] * prod(grid.count) * columns * max(1, len(cells))
+    cost = FLOP * x.shape[0] * prod(grid.windows) * columns * max(1, len(cells))
     geometry = geometry_of(grid)
     arrays = wide_of(x), weights, start, wide_of(y)
     b.launch(_windows, *arrays, vector, geometry, grid.offsets, padded, edges, cost=cost)
@@ -273,7 +271,7 @@ def _weight_gradient(b: CpuBackend, x: Array, dy: Array, m: int, multiplier: int
     sizes, channels, vector = dweight.shape[:-2], x.shape[-1], lanes(x.dtype.itemsize)
     grid = forward_grid(x.shape, dy.shape[1:-1], sizes, lie, x.dtype.itemsize, b.threads, True, _ragged(x))
     part = b.empty((b.threads, prod(sizes), whole_vectors(channels, vector)), x.dtype)
-    block = grid.block * grid.count[2] * channels + BEHIND
+    block = grid.block * grid.windows[2] * channels + BEHIND
     copies = b.empty((b.threads, block) if _ragged(x) else (0, 0), x.dtype)
     padded = room(b, grid, channels, x.dtype)
     arrays = wide_of(x), wide_of(dy), part, sizes[-1], vector, geometry_of(grid), grid.offsets, padded, copies

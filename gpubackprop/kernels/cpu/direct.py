@@ -219,7 +219,7 @@ def _run(
     b.launch(_pack, cells, bias, flat, turned, group_in, group_out, vector, panels, start, cost=0.5 * panels.size)
     padded = room(b, grid, x.shape[-1], x.dtype)
     edges = b.empty((b.threads, 2 * vector * ROWS[0]), x.dtype)
-    cost = FLOP * x.shape[0] * prod(grid.count) * groups * columns * len(flat) * group_in
+    cost = FLOP * x.shape[0] * prod(grid.windows) * groups * columns * len(flat) * group_in
     b.launch(
         _correlate,
         x,
@@ -300,7 +300,7 @@ def backward_weights(b: CpuBackend, x: Array, dy: Array, weight_shape: Sizes, li
     window = prod(weight_shape[:-1])
     part = b.empty((b.threads, groups, window * columns), x.dtype)
     padded = room(b, grid, x.shape[-1], x.dtype)
-    block = grid.block * grid.count[2] * outputs + 2 * vector
+    block = grid.block * grid.windows[2] * outputs + 2 * vector
     copies = b.empty((b.threads, block) if outputs // groups % vector else (0, 0), x.dtype)
     cost = FLOP * dy.size * window
     arrays = wide_of(x), wide_of(dy), part

@@ -25,7 +25,7 @@ BEHIND = 32  # numbers: two vectors
 class Axis(NamedTuple):
     """A grid of windows along one axis."""
 
-    count: int  #: how many windows
+    windows: int  #: how many
     first: int  #: where the first one's result goes
     step: int  #: from result to result
     stride: int  #: from window to window, over the padded image
@@ -41,7 +41,7 @@ class Axis(NamedTuple):
     @property
     def span(self) -> int:
         """How many cells of the padded image all windows span."""
-        return (self.count - 1) * self.stride + self.reach
+        return (self.windows - 1) * self.stride + self.reach
 
 
 def _windows_along(size: int, count: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int) -> Axis:
@@ -69,7 +69,7 @@ def _spread_along(
 class Grid(NamedTuple):
     """A grid of windows over images, ready for the compiled loops. Positions and sizes along (D, H, W)."""
 
-    count: Sizes
+    windows: Sizes
     first: Sizes
     step: Sizes
     stride: Sizes
@@ -91,10 +91,10 @@ def _grid(
     n, *sizes, channels = shape
     copied = always_copied or any(axis.before or axis.span > size for axis, size in zip(axes, sizes, strict=True))
     far, high, wide = axes
-    wanted = -(-2 * threads // max(1, n * far.count))  # blocks of each image, so that all threads have some
+    wanted = -(-2 * threads // max(1, n * far.windows))  # blocks of each image, so that all threads have some
     row = far.reach * (wide.span if copied else sizes[2]) * channels * itemsize
     cached = max(1, (CACHED // max(row, 1) - high.reach) // high.stride + 1)
-    block = max(1, min(high.count, cached, -(-high.count // wanted)))
+    block = max(1, min(high.windows, cached, -(-high.windows // wanted)))
     rows = (block - 1) * high.stride + high.reach
     width = wide.span if copied else sizes[2]
     pitch = width * channels
@@ -105,7 +105,11 @@ def _grid(
     along = wide.starts[:1] if merged else wide.starts
     offsets = [d * plane + h * pitch + w * channels for d, h, w in product(far.starts, high.starts, along)]
     return Grid(
-        *(tuple(getattr(axis, name) for axis in axes) for name in ("count", "first", "step", "stride", "before")),
+        tuple(axis.windows for axis in axes),
+        tuple(axis.first for axis in axes),
+        tuple(axis.step for axis in axes),
+        tuple(axis.stride for axis in axes),
+        tuple(axis.before for axis in axes),
         far.reach,
         rows,
         width,
@@ -219,7 +223,7 @@ def whole_vectors(channels: int, vector: int) -> int:
 def geometry_of(grid: Grid) -> tuple[Any, ...]:
     """What the compiled loops take of a grid, but for its offsets."""
     shape = (grid.planes, grid.rows, grid.width)
-    return grid.count, grid.first, grid.step, grid.stride, grid.before, shape, grid.block
+    return grid.windows, grid.first, grid.step, grid.stride, grid.before, shape, grid.block
 
 
 def room(b: CpuBackend, grid: Grid, channels: int, dtype: Any) -> Array:

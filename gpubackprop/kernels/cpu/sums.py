@@ -32,16 +32,15 @@ def _partial(x, fold, part, group, threads):  # (M, C); part, group (chunks, fol
             add(group[t], part[t])
 
 
-@parallel
-def _total(x, fold, part, total, threads):  # as above; total (C,)
+@serial
+def _total(x, fold, part, total):  # as above; total (C,)
     channels = x.shape[1]
-    for _ in prange(1):
-        total[:] = 0
-        for t in range(part.shape[0]):
-            for f in range(fold):
-                add(part[t, f * channels : (f + 1) * channels], total)
-        for i in range(x.shape[0] // fold * fold, x.shape[0]):
-            add(x[i], total)
+    total[:] = 0
+    for t in range(part.shape[0]):
+        for f in range(fold):
+            add(part[t, f * channels : (f + 1) * channels], total)
+    for i in range(x.shape[0] // fold * fold, x.shape[0]):
+        add(x[i], total)
 
 
 def column_sums(b: CpuBackend, x: Array, total: Array) -> None:

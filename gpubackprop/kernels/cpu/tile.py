@@ -143,8 +143,9 @@ def _unpacked(context: Any, builder: Any, signature: Any, args: Any) -> list[Any
     ]
 
 
+# Numba goes by the arguments' names, and hands in types.
 @intrinsic
-def windows_tile(context, rows, vectors, c, c0, cr, a, a0, ar, b, b0, start, start0, offsets, segments, inner):  # type: ignore[no-untyped-def]  # Numba hands in types and goes by the arguments' names
+def windows_tile(context, rows, vectors, c, c0, cr, a, a0, ar, b, b0, start, start0, offsets, segments, inner):
     """c[c0 + r cr + v] = start[start0 + v] + sum over segments s, k < inner of a[a0 + offsets[s] + r ar + k] b[b0 …].
 
     All arrays flat; v runs over the numbers of one or two vectors; b lies as (segments · inner, v), contiguous.
@@ -222,7 +223,7 @@ def _products(deep: bool) -> Any:
 
 
 @intrinsic
-def products_tile(context, rows, vectors, c, c0, cr, a, a0, ar, ak, a_segment, b, b0, bk, b_segment, segments, inner):  # type: ignore[no-untyped-def]  # as above
+def products_tile(context, rows, vectors, c, c0, cr, a, a0, ar, ak, a_segment, b, b0, bk, b_segment, segments, inner):
     """c[c0 + r cr + v] += sum over s, k < inner of a[a0 + s a_segment + k ak + r] b[b0 + s b_segment + k bk + v].
 
     All arrays flat; s runs over the segments, v over the numbers of one or two vectors; ar is taken as 1.
@@ -233,7 +234,7 @@ def products_tile(context, rows, vectors, c, c0, cr, a, a0, ar, ak, a_segment, b
 
 
 @intrinsic
-def deep_windows_tile(context, rows, vectors, c, c0, cr, a, a0, ar, b, b0, bs, start, start0, offsets, segments):  # type: ignore[no-untyped-def]  # as above
+def deep_windows_tile(context, rows, vectors, c, c0, cr, a, a0, ar, b, b0, bs, start, start0, offsets, segments):
     """c[c0 + r cr + v] = start[start0 + v] + sum over segments s of a[a0 + offsets[s] + r ar + v] b[b0 + s bs + v]."""
     size = types.int64
     signature = types.void(size, size, c, size, size, a, size, size, b, size, size, start, size, offsets, size)
@@ -266,7 +267,7 @@ def deep_windows_tile(context, rows, vectors, c, c0, cr, a, a0, ar, b, b0, bs, s
 @intrinsic
 def deep_products_tile(
     context, rows, vectors, c, c0, cr, a, a0, ar, ak, a_segment, b, b0, bk, b_segment, segments, inner
-):  # type: ignore[no-untyped-def]  # as above
+):
     """c[c0 + r cr + v] += sum over s, k of a[a0 + s a_segment + k ak + r ar + v] b[b0 + s b_segment + k bk + v]."""
     size = types.int64
     kinds = types.void(size, size, c, size, size, a, size, size, size, size, b, size, size, size, size, size)
