@@ -14,12 +14,15 @@ from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.grid import (
     CACHED,
     Grid,
+    as_rows,
     copy,
     flat_cells,
     forward_grid,
     geometry_of,
     place,
+    pointwise,
     room,
+    row_windows,
     spread_grids,
     whole_vectors,
     wide_of,
@@ -258,25 +261,11 @@ def fits(x_shape: Sizes, weight_shape: Sizes, lie: Windows, dtype: Any) -> bool:
     return True
 
 
-def _pointwise(n: int, kernel: Sizes, lie: Windows, threads: int) -> bool:
-    """Whether every window is one pixel, so that rows do not matter."""
-    return prod(kernel) * prod(lie.stride) == 1 and not any(map(any, lie.padding)) and n >= threads
-
-
-def _as_rows(x: Array) -> Array:
-    """x (N, *S, C) as (N, pixels, C)."""
-    return x.reshape(x.shape[0], prod(x.shape[1:-1]), x.shape[-1])
-
-
-def _row_windows(groups: int) -> Windows:
-    return Windows((1,), ((0, 0),), (1,), groups)
-
-
 def forward(b: CpuBackend, x: Array, weight: Array, bias: Array | None, lie: Windows) -> Array:
     """x (N, *S, C), weight (*K, C/G, O), bias (O,) or None -> y (N, *P, O)."""
-    if _pointwise(x.shape[0], weight.shape[:-2], lie, b.threads):
-        rows, one = _as_rows(x), weight.reshape(1, *weight.shape[-2:])
-        y = correlate(b, rows, one, bias, rows.shape[1:2], _row_windows(lie.groups))
+    if pointwise(x.shape[0], weight.shape[:-2], lie, b.threads):
+        rows, one = as_rows(x), weight.reshape(1, *weight.shape[-2:])
+        y = correlate(b, rows, one, bias, rows.shape[1:2], row_windows(lie.groups))
         return y.reshape(*x.shape[:-1], weight.shape[-1])
     along = zip(x.shape[1:-1], weight.shape[:-2], lie.stride, lie.padding, lie.dilation, strict=True)
     return correlate(b, x, weight, bias, tuple(output_size(*each) for each in along), lie)
@@ -284,16 +273,16 @@ def forward(b: CpuBackend, x: Array, weight: Array, bias: Array | None, lie: Win
 
 def backward_data(b: CpuBackend, dy: Array, weight: Array, x_shape: Sizes, lie: Windows) -> Array:
     """dy (N, *P, O) -> dx (N, *S, C)."""
-    if _pointwise(dy.shape[0], weight.shape[:-2], lie, b.threads):
-        rows, one = _as_rows(dy), weight.reshape(1, *weight.shape[-2:])
-        return spread(b, rows, one, None, (*rows.shape[:2], x_shape[-1]), _row_windows(lie.groups)).reshape(x_shape)
+    if pointwise(dy.shape[0], weight.shape[:-2], lie, b.threads):
+        rows, one = as_rows(dy), weight.reshape(1, *weight.shape[-2:])
+        return spread(b, rows, one, None, (*rows.shape[:2], x_shape[-1]), row_windows(lie.groups)).reshape(x_shape)
     return spread(b, dy, weight, None, x_shape, lie)
 
 
 def backward_weights(b: CpuBackend, x: Array, dy: Array, weight_shape: Sizes, lie: Windows, out: Array) -> None:
     """x (N, *S, C), dy (N, *P, O); writes the gradient of the weight (*K, C/G, O) into out."""
-    if _pointwise(x.shape[0], weight_shape[:-2], lie, b.threads) and x.shape[:-1] == dy.shape[:-1]:
-        x, dy, weight_shape, lie = _as_rows(x), _as_rows(dy), (1, *weight_shape[-2:]), _row_windows(lie.groups)
+    if pointwise(x.shape[0], weight_shape[:-2], lie, b.threads) and x.shape[:-1] == dy.shape[:-1]:
+        x, dy, weight_shape, lie = as_rows(x), as_rows(dy), (1, *weight_shape[-2:]), row_windows(lie.groups)
     vector, groups, outputs = lanes(x.dtype.itemsize), lie.groups, dy.shape[-1]
     grid = forward_grid(x.shape, dy.shape[1:-1], weight_shape[:-2], lie, x.dtype.itemsize, b.threads)
     columns = whole_vectors(outputs // groups, vector)

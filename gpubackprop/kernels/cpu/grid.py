@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import product
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -233,3 +234,18 @@ def room(b: CpuBackend, grid: Grid, channels: int, dtype: Any) -> Array:
     """
     size = grid.planes * grid.rows * grid.width * channels + BEHIND
     return b.empty((b.threads, size) if grid.copied else (0, 0), dtype)
+
+
+def pointwise(n: int, kernel: Sizes, lie: Windows, threads: int) -> bool:
+    """Whether every window is one pixel, so that rows do not matter."""
+    return prod(kernel) * prod(lie.stride) == 1 and not any(map(any, lie.padding)) and n >= threads
+
+
+def as_rows(x: Array) -> Array:
+    """x (N, *S, C) as (N, pixels, C)."""
+    return x.reshape(x.shape[0], prod(x.shape[1:-1]), x.shape[-1])
+
+
+def row_windows(groups: int) -> Windows:
+    """How windows lie over such rows."""
+    return Windows((1,), ((0, 0),), (1,), groups)
