@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -18,10 +17,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from gpubackprop.backend import Array
+from gpubackprop.kernels.cpu.tile import BYTES
 
-_WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
-VECTOR = 64 if _WIDE else 32  #: bytes of a vector
-SUMS = 16 if _WIDE else 8  #: vectors of a tile of a product, which leave some registers for its factors
+SUMS = 16 if BYTES == 64 else 8  #: vectors of a tile of a product, which leave some registers for its factors
 _SIZE = ir.IntType(64)
 _FLAGS = ("contract",)  # a multiplication and an addition may become one instruction; NaN stays NaN
 
@@ -31,7 +29,7 @@ class _Place:
 
     def __init__(self, context: Any, builder: Any, kind: Any, array: Any) -> None:
         self.builder, self.itemsize = builder, kind.dtype.bitwidth // 8
-        self.lanes = VECTOR // self.itemsize
+        self.lanes = BYTES // self.itemsize
         self.data = context.make_array(kind)(context, builder, array).data
         self.vector = ir.VectorType(context.get_data_type(kind.dtype), self.lanes)
 
@@ -81,8 +79,8 @@ def _in_all_lanes(builder: Any, number: Any, lanes: int) -> Any:
 def linear_map(*matrices: Array) -> Any:
     """A function of compiled code: a matrix (R, I), times I vectors, for `count` neighbours one after the other.
 
-    f(results, inputs, source, at, step, next, low, high, lanes, target, to, by, then, stop, lanes_out, count): the vectors i of
-    neighbour n lie at source[at + n·next + i·step]; only those from `low` to before `high` are there, with `lanes`
+    f(results, inputs, source, at, step, next, low, high, lanes, target, to, by, then, stop, lanes_out, count): vector
+    i of neighbour n lies at source[at + n·next + i·step]; only those from `low` to before `high` are there, with `lanes`
     numbers, the rest are zeros. Results r < `stop` go to target[to + n·then + r·by], `lanes_out` numbers of each.
     `results` and `inputs` are tuples of R and I zeros, which say the matrix: one is compiled when it is first needed.
     """
@@ -138,7 +136,7 @@ def linear_map(*matrices: Array) -> Any:
 
     @intrinsic
     def apply(
-        typing, results, inputs, source, at, step, neighbour, low, high, lanes, target, to, by, then, stop, lanes_out, count
+        typing, results, inputs, source, at, step, next_at, low, high, lanes, target, to, by, then, stop, lanes_out, count
     ):  # fmt: skip
         three = (types.int64,) * 3
         return types.void(results, inputs, source, *three, *three, target, *three, *three), generate

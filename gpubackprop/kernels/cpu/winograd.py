@@ -13,18 +13,22 @@ Letters as in ops/conv.py.
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
-from gpubackprop.kernels.cpu.vectors import SUMS, VECTOR
+from gpubackprop.kernels.cpu.conv import ALGORITHMS, Algorithm
+from gpubackprop.kernels.cpu.tile import lanes
+from gpubackprop.kernels.cpu.vectors import SUMS
 from gpubackprop.kernels.cpu.winograd_tiles import CHANNELS, convolve, correlate, to_filters, to_weights, turn
 from gpubackprop.ops.conv import Sizes, Windows
 
 CACHE = 384 * 1024  # bytes of transformed tiles that a thread has in hand at a time
 FEWEST = 48  # tiles at a time: with fewer, reading the filters takes longer than multiplying
+CHANNELS_FROM = 4  # with fewer, on either side, most of the time goes into the transforms
 SPLIT = 128  # input channels from which on threads share the channels instead of the samples
 
 
@@ -33,7 +37,7 @@ class _Plan:
 
     def __init__(self, b: CpuBackend, m: int, dtype: Any, batch: int, out: Sizes, inner: int, outer: int, split: int):
         self.b, self.dtype, self.squares = b, dtype, (m + 2) ** 2
-        self.lanes = VECTOR // dtype.itemsize
+        self.lanes = lanes(dtype.itemsize)
         self.panels = -(-outer // self.lanes)
         unit = max(self.lanes, SUMS)
         self.columns = -(-inner // (unit * split)) * unit
@@ -109,11 +113,22 @@ def backward_weights(m: int, b: CpuBackend, x: Array, dy: Array, weight_shape: S
 
 
 def fits(m: int, x_shape: Sizes, weight_shape: Sizes, lie: Windows, dtype: Any) -> bool:
-    """Whether windows are 3 × 3 and next to each other, with a padding of 2 at most."""
-    return (
-        tuple(weight_shape[:-2]) == (3, 3)
-        and tuple(lie.stride) == tuple(lie.dilation) == (1, 1)
-        and lie.groups == 1
-        and all(0 <= p <= 2 for side in lie.padding for p in side)
-        and np.dtype(dtype) in (np.float32, np.float64)
+    """Whether windows are 3 × 3 and next to each other, and tiles of m × m take the fewest multiplications."""
+    if (
+        tuple(weight_shape[:-2]) != (3, 3)
+        or min(weight_shape[-2:]) < CHANNELS_FROM
+        or not tuple(lie.stride) == tuple(lie.dilation) == (1, 1)
+        or lie.groups != 1
+        or not all(0 <= p <= 2 for side in lie.padding for p in side)
+        or np.dtype(dtype) not in (np.float32, np.float64)
+    ):
+        return False
+    out = [size + sum(padding) - 2 for size, padding in zip(x_shape[1:3], lie.padding, strict=True)]
+    # With one result, the plain way. Of two that take as many, the smaller: its tiles are quicker to transform.
+    return m == min((1, 2, 4), key=lambda m: (m + 2) ** 2 * prod(-(-size // m) for size in out))
+
+
+for _m in (4, 2):
+    ALGORITHMS[f"winograd{_m}"] = Algorithm(
+        partial(fits, _m), partial(forward, _m), partial(backward_data, _m), partial(backward_weights, _m)
     )

@@ -13,7 +13,8 @@ from numpy.polynomial import polynomial
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.jit import parallel, prange, serial
-from gpubackprop.kernels.cpu.vectors import SUMS, VECTOR, linear_map, product
+from gpubackprop.kernels.cpu.tile import BYTES
+from gpubackprop.kernels.cpu.vectors import SUMS, linear_map, product
 
 CHANNELS = 32  # whose filters are transformed at a time
 _ALL = 1 << 30  # of the inputs, lanes or results of a map
@@ -85,7 +86,7 @@ def _scatter(reach, tile, image, size, begin, end, top, left, tiles, work, plane
     Channel c of tile p goes to planes[k·plane + (c // L)·panel + at + p·step + c % L], c counted from `begin`.
     """
     m, places, (height, width, channels) = len(tile), (*tile, 0, 0), size
-    lanes = VECTOR // image.itemsize
+    lanes = BYTES // image.itemsize
     span = (tiles - 1) * m + len(reach)
     low, high = max(0, -top), min(len(reach), height - top)
     first, last = max(0, min(span, -left)), min(span, width - left)
@@ -109,7 +110,7 @@ def _scatter(reach, tile, image, size, begin, end, top, left, tiles, work, plane
 def _gather(tile, planes, plane, panel, at, bias, image, size, top, tiles, work):
     """A row of tiles back into an image (H, W, O): from planes[k·plane + (o // L)·panel + at + p·L + o % L]."""
     m, places, (height, width, channels) = len(tile), (*tile, 0, 0), size
-    lanes = VECTOR // image.itemsize
+    lanes = BYTES // image.itemsize
     wide = (m + 3) * lanes  # of a tile's row: its places, and the bias, which the second map adds
     for c in range(0, channels, lanes):
         for p in range(m * tiles):
@@ -137,7 +138,8 @@ def _gather(tile, planes, plane, panel, at, bias, image, size, top, tiles, work)
 
 
 @parallel
-def turn(weight, turned, threads):  # (9, C, O), (9, O, C): the taps from the last to the first
+def turn(weight, turned, threads):
+    """weight (9, C, O) -> turned (9, O, C), the taps from the last to the first."""
     for t in prange(threads):
         for o in range(t * turned.shape[1] // threads, (t + 1) * turned.shape[1] // threads):
             for k in range(9):
@@ -146,8 +148,9 @@ def turn(weight, turned, threads):  # (9, C, O), (9, O, C): the taps from the la
 
 
 @parallel
-def to_filters(tile, weight, inner, outer, filters, work, threads):  # (9·C·O,), C, O, flat, (threads, ·)
-    m, places, lanes = len(tile), (*tile, 0, 0), VECTOR // weight.itemsize
+def to_filters(tile, weight, inner, outer, filters, work, threads):
+    """weight (9·C·O,) -> filters G w Gᵀ as (plane, panel, C, L); work (threads, ·)."""
+    m, places, lanes = len(tile), (*tile, 0, 0), BYTES // weight.itemsize
     panels, blocks = -(-outer // lanes), -(-inner // CHANNELS)
     plane = panels * inner * lanes
     for t in prange(threads):
@@ -169,8 +172,11 @@ def to_filters(tile, weight, inner, outer, filters, work, threads):  # (9·C·O,
 
 @parallel
 def convolve(tile, x, size, filters, bias, y, out, padding, block, left, right, work, threads):
-    # (N, H·W·C), (H, W, C), flat, (O,) or (0,), (N, P·Q·O), (P, Q, O), (top, left), rows at a time, (threads, ·) each
-    m, lanes = len(tile), VECTOR // x.itemsize
+    """x (N, H·W·C), size (H, W, C), filters, bias (O,) or (0,) -> y (N, P·Q·O), out (P, Q, O); padding (top, left).
+
+    `block` rows of tiles at a time, in left, right and work (threads, ·).
+    """
+    m, lanes = len(tile), BYTES // x.itemsize
     down, tiles, panels = -(-out[0] // m), -(-out[1] // m), -(-out[2] // lanes)
     squares = (m + 2) * (m + 2)
     places = -(-block * tiles // SUMS) * SUMS
@@ -199,8 +205,11 @@ def convolve(tile, x, size, filters, bias, y, out, padding, block, left, right, 
 
 @parallel
 def correlate(tile, x, size, dy, out, sums, padding, block, split, left, right, work, threads):
-    # As in convolve; dy (N, P·Q·O), sums (parts, flat); part i takes channels i % split and samples i // split
-    m, lanes = len(tile), VECTOR // x.itemsize
+    """x, dy (N, P·Q·O) -> sums (parts, plane · panel · C / split · L); the rest as in `convolve`.
+
+    Part i is the sum over the share i // split of the samples, for the share i % split of the input channels.
+    """
+    m, lanes = len(tile), BYTES // x.itemsize
     down, tiles, panels = -(-out[0] // m), -(-out[1] // m), -(-out[2] // lanes)
     squares, parts = (m + 2) * (m + 2), sums.shape[0]
     places = block * tiles
@@ -231,8 +240,9 @@ def correlate(tile, x, size, dy, out, sums, padding, block, split, left, right, 
 
 
 @parallel
-def to_weights(tile, sums, split, dweight, inner, outer, work, threads):  # as in correlate, (9·C·O,), C, O
-    m, places, lanes = len(tile), (*tile, 0, 0), VECTOR // dweight.itemsize
+def to_weights(tile, sums, split, dweight, inner, outer, work, threads):
+    """The sums of `correlate`, added up -> dweight (9·C·O,)."""
+    m, places, lanes = len(tile), (*tile, 0, 0), BYTES // dweight.itemsize
     panels, blocks = -(-outer // lanes), -(-inner // CHANNELS)
     columns = sums.shape[1] // (len(places) * len(places) * panels * lanes)
     plane = panels * columns * lanes
