@@ -80,7 +80,7 @@ def linear_map(*matrices: Array) -> Any:
     """A function of compiled code: a matrix (R, I), times I vectors, for `count` neighbours one after the other.
 
     f(results, inputs, source, at, step, next, low, high, lanes, target, to, by, then, stop, lanes_out, count): vector
-    i of neighbour n lies at source[at + n·next + i·step]; only those from `low` to before `high` are there, with `lanes`
+    i of neighbour n lies at source[at + n·next + i·step]; those from `low` to before `high` are there, with `lanes`
     numbers, the rest are zeros. Results r < `stop` go to target[to + n·then + r·by], `lanes_out` numbers of each.
     `results` and `inputs` are tuples of R and I zeros, which say the matrix: one is compiled when it is first needed.
     """
@@ -136,7 +136,8 @@ def linear_map(*matrices: Array) -> Any:
 
     @intrinsic
     def apply(
-        typing, results, inputs, source, at, step, next_at, low, high, lanes, target, to, by, then, stop, lanes_out, count
+        typing, results, inputs, source, at, step, neighbour, low, high, lanes,
+        target, to, by, then, stop, lanes_out, count,
     ):  # fmt: skip
         three = (types.int64,) * 3
         return types.void(results, inputs, source, *three, *three, target, *three, *three), generate
