@@ -15,16 +15,17 @@ from gpubackprop.kernels.cpu.linear import FLOP
 from gpubackprop.kernels.cpu.panels import multiply, pack
 from gpubackprop.kernels.cpu.recurrent import (
     add,
+    biases,
     clear,
     copy,
     fits,
     gradients,
+    hide,
     input_products,
     logistic_of_sum,
     or_empty,
     real_steps,
     tanh_of_sum,
-    total_bias,
 )
 from gpubackprop.ops.recurrent import lstm
 from gpubackprop.tape import Slots
@@ -78,7 +79,7 @@ def _forward(gates, panels, bias, h0, c0, real, y, hs, cs, h, c, product, revers
                 copy(h[n], hs[n, at])
                 copy(c[n], cs[n, at])
                 if real.size and not real[n, at]:
-                    clear(y[n, at])
+                    hide(h[n], y[n, at])
                     continue
                 a, p = gates[n, at], product[n]
                 logistic_of_sum(a[: 2 * size], p[: 2 * size], bias[: 2 * size])
@@ -137,7 +138,8 @@ def lstm_forward(
     size = weight_hh.shape[1]
     panels = pack(b, weight_hh, turned=True)
     gates = input_products(b, x, weight_ih)
-    bias, real = total_bias(b, bias_ih, bias_hh, 4 * size, x), real_steps(b, mask)
+    bias, _ = biases(b, bias_ih, bias_hh, 4 * size, x, 4 * size)
+    real = real_steps(b, mask)
     y, hs, cs = (b.empty((n, t, size), x.dtype) for _ in range(3))
     h, c = b.empty((n, size), x.dtype), b.empty((n, size), x.dtype)
     product = b.empty((n, panels.shape[0] * panels.shape[2]), x.dtype)

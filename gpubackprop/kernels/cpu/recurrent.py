@@ -13,7 +13,7 @@ from typing import Any
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.elementary import logistic, tanh
-from gpubackprop.kernels.cpu.jit import parallel, serial
+from gpubackprop.kernels.cpu.jit import serial
 from gpubackprop.kernels.cpu.kernel import same_floats
 from gpubackprop.kernels.cpu.linear import linear_forward, linear_gradients
 from gpubackprop.tape import SKIP, Slots
@@ -44,15 +44,26 @@ def clear(a):
 
 
 @serial
+def hide(a, target):  # 0, but for a NaN
+    for j in range(target.size):
+        target[j] = a[j] * a.dtype.type(0)
+
+
+@serial
 def add(a, target):
     for j in range(target.size):
         target[j] += a[j]
 
 
-@parallel
-def _add_biases(bias_ih, bias_hh, total, threads):  # (G,) or (0,) each, (G,)
+@serial
+def _biases(bias_ih, bias_hh, total, apart):  # (G,) or (0,) each, (G,), (A,)
+    both = total.size - apart.size
     for j in range(total.size):
-        total[j] = (bias_ih[j] if bias_ih.size else 0) + (bias_hh[j] if bias_hh.size else 0)
+        total[j] = bias_ih[j] if bias_ih.size else 0
+        if bias_hh.size and j < both:
+            total[j] += bias_hh[j]
+        elif j >= both:
+            apart[j - both] = bias_hh[j] if bias_hh.size else 0
 
 
 def fits(arrays: Sequence[Any], options: Mapping[str, Any]) -> bool:
@@ -70,11 +81,13 @@ def real_steps(b: CpuBackend, mask: Array | None) -> Array:
     return b.empty((0, 0), bool) if mask is None else mask
 
 
-def total_bias(b: CpuBackend, bias_ih: Array | None, bias_hh: Array | None, gates: int, like: Array) -> Array:
-    """bias_ih + bias_hh, (G,)."""
-    total = b.empty((gates,), like.dtype)
-    b.launch(_add_biases, or_empty(b, bias_ih, like, 1), or_empty(b, bias_hh, like, 1), total)
-    return total
+def biases(
+    b: CpuBackend, bias_ih: Array | None, bias_hh: Array | None, gates: int, like: Array, both: int
+) -> tuple[Array, Array]:
+    """The biases (G,), the first `both` of them bias_ih + bias_hh, behind them bias_ih alone; and bias_hh's others."""
+    total, apart = b.empty((gates,), like.dtype), b.empty((gates - both,), like.dtype)
+    b.launch(_biases, or_empty(b, bias_ih, like, 1), or_empty(b, bias_hh, like, 1), total, apart)
+    return total, apart
 
 
 def input_products(b: CpuBackend, x: Array, weight: Array) -> Array:
