@@ -64,9 +64,7 @@ def _scatter(x, dy, padding, dweight, threads):  # (M,), (M, D), row number or -
                     _add(dy[i, low:high], dweight[x[i], low:high])
 
 
-def embedding_forward(
-    b: CpuBackend, x: Array, weight: Array, *, padding_idx: int | None = None
-) -> tuple[Array, Any]:
+def embedding_forward(b: CpuBackend, x: Array, weight: Array, *, padding_idx: int | None = None) -> tuple[Array, Any]:
     """As ops/embedding.py. Raises IndexError for a number that names no row."""
     y = b.empty((*x.shape, weight.shape[1]), weight.dtype)
     places = x.reshape(-1)

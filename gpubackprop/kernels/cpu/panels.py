@@ -23,19 +23,32 @@ _WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
 _VECTOR = 64 if _WIDE else 32  # bytes
 ROWS = 8 if _WIDE else 4  # with two vectors a row: as many sums as the registers hold beside the factors
 
+BLOCK = 256  # rows of both factors: those of x then stay in the cache
+FLOP = 0.009  # nanoseconds that a multiply-add takes one thread, about
+
 
 def _product(rows: int) -> Any:
     @intrinsic
-    def product(context: Any, a: Any, panel: Any, c: Any) -> Any:
-        """c (rows, width) = a (rows, K) panel (K, width); the rows of a and c may lie apart."""
+    def product(context: Any, a: Any, panel: Any, c: Any, keep: Any) -> Any:
+        """c (rows, width) = a (rows, K) panel (K, width), on top of what is there where `keep`.
+
+        The rows of all three may lie apart, and the columns of a.
+        """
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arrays = [context.make_array(t)(context, builder, x) for t, x in zip(signature.args, args, strict=True)]
+            arrays = [
+                context.make_array(t)(context, builder, x) for t, x in zip(signature.args[:3], args[:3], strict=True)
+            ]
             number = arrays[0].data.type.pointee
             size = context.get_abi_sizeof(number)
             vector, count = ir.VectorType(number, _VECTOR // size), ir.IntType(64)
             a, panel, c = (array.data for array in arrays)
-            steps = [builder.sdiv(builder.extract_value(x.strides, 0), count(size)) for x in (arrays[0], arrays[2])]
+
+            def step(array: Any, axis: int) -> Any:
+                return builder.sdiv(builder.extract_value(array.strides, axis), count(size))
+
+            row_of_a, row_of_panel, row_of_c = (step(array, 0) for array in arrays)
+            column_of_a = step(arrays[0], 1)
             inner = builder.extract_value(arrays[1].shape, 0)
 
             def place(start: Any, *offsets: Any) -> Any:
@@ -58,12 +71,12 @@ def _product(rows: int) -> Any:
             builder.cbranch(builder.icmp_signed("<", k, inner), body, after)
 
             builder.position_at_end(body)
-            line = place(panel, builder.mul(k, count(2 * vector.count)))
+            line, column = place(panel, builder.mul(k, row_of_panel)), builder.mul(k, column_of_a)
             lines = [builder.load(vector_at(place(line, count(i * vector.count))), align=size) for i in range(2)]
             undefined, everywhere = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), vector.count)
             new = []
             for i in range(rows):
-                factor = builder.load(place(a, builder.mul(steps[0], count(i)), k))
+                factor = builder.load(place(a, builder.mul(row_of_a, count(i)), column))
                 first = builder.insert_element(undefined, factor, ir.IntType(32)(0))
                 all_of_it = builder.shuffle_vector(first, undefined, ir.Constant(everywhere, None))
                 for j, other in enumerate(lines):
@@ -74,13 +87,21 @@ def _product(rows: int) -> Any:
             builder.branch(test)
 
             builder.position_at_end(after)
-            for i in range(rows):
-                for j in range(2):
-                    target = place(c, builder.mul(steps[1], count(i)), count(j * vector.count))
-                    builder.store(sums[2 * i + j], vector_at(target), align=size)
+            targets = [
+                vector_at(place(c, builder.mul(row_of_c, count(i)), count(j * vector.count)))
+                for i in range(rows)
+                for j in range(2)
+            ]
+            with builder.if_else(args[3]) as (on_top, anew):
+                with on_top:
+                    for target, each in zip(targets, sums, strict=True):
+                        builder.store(builder.fadd(builder.load(target, align=size), each), target, align=size)
+                with anew:
+                    for target, each in zip(targets, sums, strict=True):
+                        builder.store(each, target, align=size)
             return context.get_dummy_value()
 
-        return types.void(a, panel, c), generate
+        return types.void(a, panel, c, types.boolean), generate
 
     return product
 
@@ -96,10 +117,53 @@ def multiply(a, panels, c):
         for i in range(0, a.shape[0], ROWS):
             if a.shape[0] >= ROWS:
                 low = min(i, a.shape[0] - ROWS)  # the last rows may be computed twice
-                _rows_product(a[low : low + ROWS], panels[p], c[low : low + ROWS, p * width : (p + 1) * width])
+                _rows_product(a[low : low + ROWS], panels[p], c[low : low + ROWS, p * width : (p + 1) * width], False)
             else:
                 for one in range(a.shape[0]):
-                    _row_product(a[one : one + 1], panels[p], c[one : one + 1, p * width : (p + 1) * width])
+                    _row_product(a[one : one + 1], panels[p], c[one : one + 1, p * width : (p + 1) * width], False)
+
+
+@parallel
+def _multiply(a, panels, c, threads):  # (M, K), (panels, K, width), (M, panels width)
+    share = -(-a.shape[0] // (threads * ROWS)) * ROWS
+    for t in prange(threads):
+        for low in range(t * share, min((t + 1) * share, a.shape[0]), ROWS * 16):
+            high = min(low + ROWS * 16, (t + 1) * share, a.shape[0])
+            multiply(a[low:high], panels, c[low:high])
+
+
+@parallel
+def _multiply_turned(a, x, c, sums, scratch, panels, threads):
+    # (K, M), (K, N), (M, N), (M,) or (0,), (threads, block, ROWS), (threads, N / width, block, width)
+    width, block = panels.shape[3], scratch.shape[1]
+    share = -(-c.shape[0] // (threads * ROWS)) * ROWS
+    for t in prange(threads):
+        low, high = t * share, min((t + 1) * share, c.shape[0])
+        for start in range(0, a.shape[0], block):
+            stop = min(start + block, a.shape[0])
+            if low < high:
+                for k in range(start, stop):
+                    for p in range(panels.shape[1]):
+                        for j in range(width):
+                            panels[t, p, k - start, j] = x[k, p * width + j]
+            for i in range(low, high, ROWS):
+                for k in range(start, stop):
+                    for r in range(ROWS):
+                        scratch[t, k - start, r] = a[k, i + r]
+                rows = scratch[t, : stop - start].T
+                for p in range(panels.shape[1]):
+                    part = c[i : i + ROWS, p * width : (p + 1) * width]
+                    _rows_product(rows, panels[t, p, : stop - start], part, start > 0)
+        if sums.size and low < high:
+            sums[low:high] = 0
+            for k in range(a.shape[0]):
+                _add(a[k, low:high], sums[low:high])
+
+
+@serial
+def _add(a, total):
+    for j in range(total.size):
+        total[j] += a[j]
 
 
 @parallel
@@ -128,3 +192,22 @@ def pack(b: CpuBackend, weight: Array, turned: bool) -> Array:
     panels = b.empty((-(-columns // width), inner, width), weight.dtype)
     b.launch(_pack, weight, np.bool_(turned), panels, cost=1.0 * panels.size)
     return panels
+
+
+def products(b: CpuBackend, a: Array, weight: Array, turned: bool, c: Array) -> bool:
+    """c (M, O) = a (M, K) weight (K, O), or weight (O, K) where `turned`; False, undone, where sizes do not fit."""
+    if c.shape[1] % (2 * _VECTOR // c.dtype.itemsize) or c.shape[0] < ROWS:
+        return False
+    b.launch(_multiply, a, pack(b, weight, turned), c, cost=FLOP * a.size * c.shape[1])
+    return True
+
+
+def products_turned(b: CpuBackend, a: Array, x: Array, c: Array, sums: Array) -> bool:
+    """c (M, N) = a (K, M) turned times x (K, N), and sums (M,), or (0,), those of a's columns; False as `products`."""
+    width, block = 2 * _VECTOR // c.dtype.itemsize, min(BLOCK, a.shape[0])
+    if c.shape[1] % width or c.shape[0] % ROWS:
+        return False
+    scratch = b.empty((b.threads, block, ROWS), c.dtype)
+    panels = b.empty((b.threads, c.shape[1] // width, block, width), c.dtype)
+    b.launch(_multiply_turned, a, x, c, sums, scratch, panels, cost=FLOP * a.size * c.shape[1])
+    return True

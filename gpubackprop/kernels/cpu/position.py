@@ -1,4 +1,4 @@
-"""Learned positions: added row by row, and their gradients summed over the batch, each thread at positions of its own."""
+"""Learned positions: added row by row; their gradients are sums over the batch, each thread at positions of its own."""
 
 from __future__ import annotations
 
