@@ -1,16 +1,21 @@
-"""Commands that look into a model: gradcheck."""
+"""Commands that look into a model: gradcheck and bench."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpubackprop.cli import app
+from gpubackprop.cli import app, note
 from gpubackprop.cli.config import SetOption
+from gpubackprop.errors import UsageError
 
 if TYPE_CHECKING:
     from gpubackprop.diagnose.gradcheck import Finding
@@ -45,6 +50,45 @@ def gradcheck(
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    config: Annotated[
+        str, typer.Argument(metavar="[CONFIG]", help="A YAML file, or the name of a template.")
+    ] = "digits_mlp",
+    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures here too.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How many slices of each candidate, in turn.")] = 7,
+    seconds: Annotated[float, typer.Option(min=0.001, help="How long a slice is.")] = 0.3,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of every candidate; all processors if not given.")] = None,
+    torch_compile: Annotated[
+        bool, typer.Option("--torch-compile", help="Measure torch.compile too; it takes a minute to begin.")
+    ] = False,
+    set_: SetOption = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:N; goes before the config's.")
+    ] = None,
+) -> None:
+    """Time the training step, beside PyTorch where that is installed.
+
+    On the config's own first batch. Every candidate runs in a process of its own; they are measured in turn, slices
+    that other programs disturbed once more. Ratios are of the same round: above 1 is slower than gpubackprop.
+    """
+    from gpubackprop.backend import named
+    from gpubackprop.run.bench.measure import bench as measure
+    from gpubackprop.run.bench.table import lines
+
+    if json_ is not None and not json_.parent.is_dir():
+        raise UsageError(f"--json {json_}: there is no folder {json_.parent}")
+    overrides = list(set_ or []) + ([f"device={named(device)}"] if device else [])
+    with _progress() as said:
+        options: dict[str, Any] = {"rounds": rounds, "seconds": seconds, "threads": threads}
+        found = measure(config, overrides, **options, torch_compile=torch_compile, said=said)
+    if json_ is not None:
+        json_.write_text(json.dumps(found, indent=1) + "\n")
+    print("\n".join(lines(found)))
+    for line in found["notes"]:
+        note(f"note: {line}")
+
+
 def _plain(finding: Finding) -> dict[str, Any]:
     fields = {
         field.name: getattr(finding, field.name) for field in dataclasses.fields(finding) if field.name != "layer"
@@ -61,3 +105,15 @@ def _table(findings: list[Finding]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     for row in rows:
         print("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]).rstrip())
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """What is going on, on a terminal; else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda line: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading the data") as status:
+        yield status.update

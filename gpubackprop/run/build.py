@@ -1,15 +1,18 @@
-"""A model from the layers of a config, in Python."""
+"""A model from the layers of a config, in Python; and the step that trains it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from gpubackprop.config import Problems
+from gpubackprop.config import Config, Problems
 from gpubackprop.config.check import Checker
 from gpubackprop.config.document import Mark, Node
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.layer import Layer, Shapes, layers
+from gpubackprop.nn.loss import Loss
+from gpubackprop.optim import GradientNoise, WeightAverage
+from gpubackprop.training.step import TrainStep
 
 
 def build(
@@ -38,3 +41,18 @@ def build(
         problems.raise_any()
         model = Sequential(*(entry.build() for entry in entries if entry is not None))
     return model.build(input_shape, seed, device, precision, kernels)
+
+
+def train_step(config: Config, model: Layer, loss: Loss) -> TrainStep:
+    """The step that a config asks for, of a model that has been built, with a new optimizer."""
+    training, params = config.training, model.parameters()
+    noise, ema = training.gradient_noise, training.ema
+    return TrainStep(
+        model,
+        loss,
+        config.optimizer.build(params),
+        training.clip_norm,
+        training.clip_value,
+        GradientNoise(params, noise.eta, noise.gamma, config.seed) if noise else None,
+        WeightAverage(params, ema.decay, ema.warmup) if ema else None,
+    )

@@ -26,7 +26,7 @@ def report() -> tuple[Findings, list[str]]:
         ("gpubackprop", version_of("gpubackprop") or "not installed (run from a checkout)"),
         ("Python", f"{platform.python_version()} ({sys.executable})"),
         ("platform", platform.platform()),
-        ("processor", f"{_processor()}, {os.cpu_count()} logical cores, {_usable()} usable"),
+        ("processor", f"{processor()}, {os.cpu_count()} logical cores, {usable()} usable"),
         ("memory", _memory()),
         *_blas(),
         *_kernels(),
@@ -42,7 +42,8 @@ def report() -> tuple[Findings, list[str]]:
     return findings + gpu, remedies
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its name, as far as the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -50,7 +51,8 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _usable() -> int:
+def usable() -> int:
+    """How many logical cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -50,7 +50,7 @@ def lines(plan: Plan) -> list[str]:
     optimizer = config.optimizer.build(parameters)
     values = parameters.value.shape[0] * size
     outputs = sum(use.items * prod(_output(use.layer)) for use in uses if use.kept) * batch * size
-    flops = sum(use.items * use.layer.flops() for use in uses)
+    flops = forward_flops(model)
     return [
         *table,
         "",
@@ -63,6 +63,11 @@ def lines(plan: Plan) -> list[str]:
         f"FLOPs                 {_number(flops)} a sample forward, about {_number(3 * flops * batch)} a training step",
         f"kernels               {cpu(config.kernels)[1]}",
     ]
+
+
+def forward_flops(model: Layer) -> int:
+    """Of one sample, forward; a training step takes about three times as many. The model's shapes must be settled."""
+    return sum(use.items * use.layer.flops() for use in _uses(model, "", 1, True) if use.layer.shapes is not None)
 
 
 def _uses(layer: Layer, path: str, items: int, kept: bool) -> Iterator[_Use]:

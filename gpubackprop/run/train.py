@@ -14,9 +14,9 @@ from gpubackprop.backend import choose
 from gpubackprop.data import Data, Preprocessing
 from gpubackprop.errors import DivergedError, GpubackpropError, InterruptedRun
 from gpubackprop.nn.layer import PRECISIONS
-from gpubackprop.optim import GradientNoise, Optimizer, WeightAverage
 from gpubackprop.optim.schedule import Constant
 from gpubackprop.run import directory as files
+from gpubackprop.run.build import train_step
 from gpubackprop.run.check import Plan, make_plan
 from gpubackprop.run.directory import RunDirectory
 from gpubackprop.run.gradcheck import check_plugins
@@ -25,7 +25,6 @@ from gpubackprop.run.signals import Signals
 from gpubackprop.run.use import Run, preprocessing_of
 from gpubackprop.training import checkpoint
 from gpubackprop.training.evaluate import evaluate
-from gpubackprop.training.step import TrainStep
 from gpubackprop.training.trainer import State, Trainer
 
 Say = Callable[[str], None]
@@ -133,17 +132,7 @@ class _Training:
         self.plan, self.data, self.directory = plan, prepared, directory
         self._say, self._progress = say, progress
         config, training, stopping = plan.config, plan.config.training, plan.config.training.early_stopping
-        self.optimizer: Optimizer = config.optimizer.build(plan.model.parameters())
-        params, noise, ema = plan.model.parameters(), training.gradient_noise, training.ema
-        self.step = TrainStep(
-            plan.model,
-            plan.loss,
-            self.optimizer,
-            training.clip_norm,
-            training.clip_value,
-            GradientNoise(params, noise.eta, noise.gamma, config.seed) if noise else None,
-            WeightAverage(params, ema.decay, ema.warmup) if ema else None,
-        )
+        self.step = train_step(config, plan.model, plan.loss)
         self.state = checkpoint.load(last, self.step) if last else State()
         self.state.finished = False
         self.resumed_at = self.state.step if last else None

@@ -1,0 +1,49 @@
+"""The process of this package as a candidate: python -m gpubackprop.run.bench.ours FOLDER DEVICE KERNELS"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from gpubackprop.run.bench.process import serve
+from gpubackprop.run.bench.task import Task
+
+
+class Ours:
+    """`TrainStep` as `train` makes it from the config, on the task's batches."""
+
+    def __init__(self, task: Task, device: str, kernels: str) -> None:
+        from gpubackprop.config import load_config
+        from gpubackprop.nn.containers import Sequential
+        from gpubackprop.run.build import train_step
+
+        config = load_config(task.config)
+        self.task, self.loss = task, config.loss.build()
+        self.model = Sequential(*(layer.build() for layer in config.model))
+        inputs = task.batches[0]["inputs"]
+        shape: Any = {k: v.shape[1:] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs.shape[1:]
+        self.model.build(shape, config.seed, device, config.precision, kernels)
+        self._step = train_step(config, self.model, self.loss)
+        self._backend = self.model.built.backend
+
+    def step(self) -> float:
+        """One update, waited for."""
+        return float(self._step(self.task.batches))
+
+    def about(self) -> dict[str, Any]:
+        """The loss of the starting weights in inference mode, and what runs it."""
+        from gpubackprop.training.evaluate import evaluate
+
+        self.model.load_state_dict(self.task.weights)
+        found = evaluate(self.model, self.loss, [], self.task.batches)
+        return {"inference_loss": found["loss"], "runs_on": self._backend.describe()}
+
+
+def main(folder: str, device: str, kernels: str) -> None:
+    """Serve."""
+    serve(lambda: Ours(Task.read(Path(folder)), device, kernels), "gpubackprop.run.build", "gpubackprop.training.step")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

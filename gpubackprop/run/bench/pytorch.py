@@ -1,0 +1,145 @@
+"""The process of PyTorch as a candidate: python -m gpubackprop.run.bench.pytorch FOLDER VARIANT
+
+The package never imports PyTorch, with this one exception, by name and in a process that does nothing else: it is
+measured beside, never computed with. From the same weights it makes the same steps; the losses are compared.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from gpubackprop.run.bench.process import CannotError, serve
+from gpubackprop.run.bench.task import Task
+
+VARIANTS = ("eager", "channels_last", "compile")  #: of images channels_last alone can be quicker
+_OPTIMIZERS = {
+    "sgd": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "rmsprop": "RMSprop",
+    "nadam": "NAdam",
+    "radam": "RAdam",
+    "adagrad": "Adagrad",
+    "adadelta": "Adadelta",
+}
+_FUSED = ("sgd", "adam", "adamw", "adagrad")  #: those that PyTorch updates in one pass on the CPU where asked
+_LOSSES = {
+    "cross_entropy": "cross_entropy",
+    "nll": "nll_loss",
+    "mse": "mse_loss",
+    "l1": "l1_loss",
+    "huber": "huber_loss",
+    "smooth_l1": "smooth_l1_loss",
+    "bce_with_logits": "binary_cross_entropy_with_logits",
+}
+
+
+class Twin:
+    """The task by PyTorch, with its fused optimizer. Raises CannotError that says which part has no twin."""
+
+    def __init__(self, task: Task, variant: str) -> None:
+        from gpubackprop.run.bench.torch_layers import Translation
+
+        self.torch = torch = import_module("torch")
+        config, training = task.config, task.config["training"]
+        if any(set(batch) > {"inputs", "targets"} or isinstance(batch["inputs"], dict) for batch in task.batches):
+            raise CannotError("masks, weights and several inputs have no twin here")
+        if training["ema"] or training["gradient_noise"]:
+            raise CannotError("training.ema and gradient_noise have no twin here")
+        rank = task.batches[0]["inputs"].ndim
+        translation = Translation(torch, task.weights, rank)
+        self.task, self.training = task, training
+        self.model = translation.model(config["model"])
+        self.images = torch.channels_last if variant == "channels_last" else torch.contiguous_format
+        self.model.to(memory_format=self.images)
+        self.optimizer = self._optimizer(dict(config["optimizer"]))
+        self._loss, self._loss_options = self._loss_of(dict(config["loss"]))
+        self.batches = [self._tensors(batch) for batch in task.batches]
+        self.compiled = torch.compile(self.loss) if variant == "compile" else self.loss
+
+    def _tensors(self, batch: dict[str, Any]) -> tuple[Any, Any]:
+        dtype = getattr(self.torch, self.task.config["precision"])
+
+        def tensor(array: Any) -> Any:
+            found = self.torch.from_numpy(array)
+            if array.dtype.kind != "f":
+                return found.to(self.torch.int64)
+            if array.ndim == 4:
+                found = found.permute(0, 3, 1, 2).contiguous(memory_format=self.images)
+            return found.to(dtype)
+
+        return tensor(batch["inputs"]), tensor(batch["targets"])
+
+    def _loss_of(self, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        kind = options.pop("type")
+        if kind not in _LOSSES:
+            raise CannotError(f"the loss {kind} has no twin here")
+        dtype = getattr(self.torch, self.task.config["precision"])
+        for name in ("weight", "pos_weight"):
+            if options.get(name) is not None:
+                options[name] = self.torch.tensor(options[name], dtype=dtype)
+        return getattr(self.torch.nn.functional, _LOSSES[kind]), options
+
+    def _optimizer(self, options: dict[str, Any]) -> Any:
+        kind = options.pop("type")
+        if kind not in _OPTIMIZERS or options.pop("groups", None) or options.pop("layer_decay", 1.0) != 1.0:
+            raise CannotError(f"the optimizer {kind}, or its groups or layer_decay, has no twin here")
+        spared = set()
+        for module in self.model.modules():
+            norm = "Norm" in type(module).__name__
+            for name, param in module.named_parameters(recurse=False):
+                if ("norm" if norm else "bias" if "bias" in name else "") in (options.get("no_decay") or ()):
+                    spared.add(param)
+        options.pop("no_decay", None)
+        params = [param for param in self.model.parameters() if param not in spared]
+        groups = [{"params": params}, *([{"params": [*spared], "weight_decay": 0.0}] if spared else [])]
+        fused = {"fused": True} if kind in _FUSED else {}
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+        return getattr(self.torch.optim, _OPTIMIZERS[kind])(groups, **options, **fused)
+
+    def loss(self, x: Any, target: Any) -> Any:
+        """The mean loss of a batch, of shape ()."""
+        y = self.model(x)
+        if target.dtype == self.torch.int64 and y.ndim == 3:
+            y, target = y.flatten(0, 1), target.flatten()
+        return self._loss(y, target, **self._loss_options)
+
+    def step(self) -> float:
+        """One update."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total, count = 0.0, sum(len(x) for x, _ in self.batches)
+        for x, target in self.batches:
+            loss = self.compiled(x, target)
+            if len(self.batches) > 1:
+                loss = loss * (len(x) / count)
+            loss.backward()
+            total += loss.item()
+        if self.training["clip_value"] is not None:
+            self.torch.nn.utils.clip_grad_value_(self.model.parameters(), self.training["clip_value"], foreach=True)
+        if self.training["clip_norm"] is not None:
+            self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training["clip_norm"], foreach=True)
+        self.optimizer.step()
+        return total
+
+    def about(self) -> dict[str, Any]:
+        """The loss of the starting weights in inference mode, and what runs it."""
+        torch = self.torch
+        self.model.load_state_dict({key: torch.from_numpy(value) for key, value in self.task.weights.items()})
+        self.model.eval()
+        with torch.no_grad():
+            found = [(len(x), self.loss(x, target).item()) for x, target in self.batches]
+        self.model.train()
+        loss = sum(n * each for n, each in found) / sum(n for n, _ in found)
+        return {"inference_loss": loss, "runs_on": f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"}
+
+
+def main(folder: str, variant: str) -> None:
+    """Serve."""
+    serve(lambda: Twin(Task.read(Path(folder)), variant), "torch")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
