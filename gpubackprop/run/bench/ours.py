@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ class Ours:
 
 def main(folder: str, device: str, kernels: str) -> None:
     """Serve."""
-    serve(lambda: Ours(Task.read(Path(folder)), device, kernels), "gpubackprop.run.build", "gpubackprop.training.step")
+    libraries = ["gpubackprop.run.build", "gpubackprop.training.step"]
+    if device == "cpu" and kernels == "auto" and find_spec("numba") is not None:
+        libraries.append("numba")  # which the kernels import when the model is built
+    serve(lambda: Ours(Task.read(Path(folder)), device, kernels), *libraries)
 
 
 if __name__ == "__main__":

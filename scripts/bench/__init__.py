@@ -1,0 +1,1 @@
+"""Benchmarks: beside other programs, in turn, asserting nothing about speed."""

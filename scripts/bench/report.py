@@ -1,0 +1,156 @@
+"""The CPU benchmark in words: README's table, and the plot of how the cost grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gpubackprop.run.bench.compare import bytes_in_words
+from gpubackprop.run.bench.table import number
+from scripts.bench.workloads import WORKLOADS
+
+OURS = "gpubackprop"
+BEGIN, END = "<!-- bench-cpu -->", "<!-- /bench-cpu -->"  #: around README's table
+HEADS = (
+    "workload",
+    "gpubackprop, ms",
+    "best PyTorch, ms",
+    "gpubackprop / best PyTorch",
+    "/ eager",
+    "of peak",
+    "memory, MiB",
+    "PyTorch's",
+    "first step, s",
+    "PyTorch's",
+)
+
+
+def table(results: dict[str, Any]) -> str:
+    """A Markdown table of all workloads, and a paragraph about machine and method."""
+    rows = [HEADS, ("---",) * len(HEADS), *(_row(name, found) for name, found in results["workloads"].items())]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", *circumstances(results), *_others(results)])
+
+
+def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+    candidates = found["candidates"]
+    ours = candidates[OURS]
+    best = best_pytorch(found)
+    share = "–" if ours["share_of_peak"] is None else f"{ours['share_of_peak']:.0%}"
+    own = (_ms(ours), share, _memory(ours), f"{ours['first_step']:.1f} (cold cache {ours['first_start']:.1f})")
+    if best is None:
+        return WORKLOADS[name].title, own[0], "–", "–", "–", own[1], own[2], "–", own[3], "–"
+    eager = candidates["PyTorch eager"]
+    return (
+        WORKLOADS[name].title,
+        own[0],
+        f"{_ms(candidates[best])} ({best.removeprefix('PyTorch ')})",
+        f"**{1 / candidates[best]['ratio']['median']:.2f}** ({_range(candidates[best]['ratio'])})",
+        f"{1 / eager['ratio']['median']:.2f}",
+        own[1],
+        own[2],
+        _memory(eager),
+        own[3],
+        f"{eager['first_step']:.1f}",
+    )
+
+
+def best_pytorch(found: dict[str, Any]) -> str | None:
+    """PyTorch's quickest variant; None where there is none."""
+    times = {
+        name: each["seconds"]["median"] for name, each in found["candidates"].items() if name.startswith("PyTorch")
+    }
+    return min(times, key=lambda name: times[name]) if times else None
+
+
+def _ms(figures: dict[str, Any]) -> str:
+    return number(1e3 * figures["seconds"]["median"])
+
+
+def _range(ratio: dict[str, float]) -> str:
+    return f"{1 / ratio['upper']:.2f}–{1 / ratio['lower']:.2f}"
+
+
+def _memory(figures: dict[str, Any]) -> str:
+    """The peak, and what of it is not the imports'."""
+    memory = figures["memory"]
+    if memory["peak"] is None or memory["imported"] is None:
+        return "–"
+    return f"{memory['peak'] / 2**20:,.0f} ({(memory['peak'] - memory['imported']) / 2**20:,.0f})"
+
+
+def circumstances(results: dict[str, Any]) -> list[str]:
+    """What the figures were measured on, and how."""
+    machine, some = results["machine"], next(iter(results["workloads"].values()))
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if name != "gpubackprop")
+    everyone = [each for found in results["workloads"].values() for each in found["candidates"].values()]
+    disturbed, total = sum(each["disturbed"] for each in everyone), sum(len(each["slices"]) for each in everyone)
+    peaks = [found["peak"] for found in results["workloads"].values() if found["peak"]]
+    peak = ""
+    if peaks:
+        flops, copied = (max(each[key] for each in peaks) for key in ("flops_per_second", "bytes_per_second"))
+        peak = f"; peak {flops / 1e9:,.0f} GFLOP/s, {copied / 1e9:,.0f} GB/s"
+    return [
+        f"{machine['processor']}, {machine['threads']} threads each{peak}. Python {machine['python']}, {versions}. "
+        f"Medians of {some['rounds']} slices of {some['slice_seconds']:g} s, each candidate in a process of its own, "
+        f"in turn; ratios are of the same round, with quartiles; {disturbed} of {total} slices were disturbed by other "
+        "programs. Memory is the peak, in parentheses what of it is beyond the imports.",
+    ]
+
+
+def _others(results: dict[str, Any]) -> list[str]:
+    """Lines about JAX and scikit-learn where they took part, and what could not be measured."""
+    lines = []
+    for name in ("JAX", "scikit-learn"):
+        times = [
+            f"{workload} {found['candidates'][name]['ratio']['median']:.2f}"
+            for workload, found in results["workloads"].items()
+            if name in found["candidates"]
+        ]
+        if times:
+            lines += ["", f"Time of {name} as a multiple of gpubackprop's: {', '.join(times)}."]
+    return lines
+
+
+def details(results: dict[str, Any]) -> str:
+    """Every candidate of every workload, for the terminal."""
+    lines = []
+    for name, found in results["workloads"].items():
+        lines.append(f"{name}: {WORKLOADS[name].title}")
+        for candidate, each in found["candidates"].items():
+            ratio, memory = each["ratio"], each["memory"]
+            lines.append(
+                f"  {candidate:<30} {_ms(each):>8} ms  ratio {ratio['median']:.3f} "
+                f"({ratio['lower']:.3f}–{ratio['upper']:.3f})  memory {bytes_in_words(memory['peak'])}  "
+                f"first step {each['first_step']:.2f} s, the very first {each['first_start']:.2f} s"
+            )
+        lines += [f"  {note}" for note in found["notes"]]
+    return "\n".join(lines)
+
+
+def in_readme(text: str) -> str | None:
+    """What stands between README's markers; None where there are none."""
+    if BEGIN not in text:
+        return None
+    return text.partition(BEGIN)[2].partition(END)[0].strip()
+
+
+def plot(growth: dict[str, Any], path: Path) -> None:
+    """Step time over what is doubled, on logarithmic axes; a picture in the format of the path's suffix."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(growth), figsize=(4 * len(growth), 3.5), layout="constrained")
+    for axis, (title, found) in zip(axes.flat if len(growth) > 1 else [axes], growth.items(), strict=True):
+        for name, seconds in found["candidates"].items():
+            axis.plot(found["values"], [1e3 * each for each in seconds], marker="o", label=name)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log", base=2)
+        axis.set_xlabel(title)
+        axis.set_ylabel("ms a step")
+        axis.grid(alpha=0.3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.savefig(path)
+    pyplot.close(figure)
