@@ -5,6 +5,7 @@ JAX makes the tasks of linear layers, convolutions, pools and relu; scikit-learn
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -136,6 +137,8 @@ class Sklearn:
 def main(kind: str, folder: str) -> None:
     """Serve."""
     if kind == "jax":
+        # JAX takes no number of threads, only all the processors that it may use.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(os.environ["OMP_NUM_THREADS"])])
         serve(lambda: Jax(Task.read(Path(folder))), "jax")
     else:
         serve(lambda: Sklearn(Task.read(Path(folder))), "sklearn.neural_network")

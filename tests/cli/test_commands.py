@@ -16,7 +16,19 @@ from PIL import Image
 
 from tests.run import toy
 
-COMMANDS = ["init", "validate", "schema", "summary", "doctor", "train", "evaluate", "predict", "generate", "gradcheck"]
+COMMANDS = [
+    "init",
+    "validate",
+    "schema",
+    "summary",
+    "doctor",
+    "train",
+    "evaluate",
+    "predict",
+    "generate",
+    "gradcheck",
+    "bench",
+]
 
 
 class TestHelp:
