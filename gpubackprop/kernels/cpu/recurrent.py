@@ -112,7 +112,8 @@ def _weight_gradient(
     dweight, dbias = b.out(slot, weight), b.empty((dy.shape[-1] * biased,), dy.dtype)
     if panels.products_turned(b, rows_of(dy), rows_of(x), dweight, dbias):
         return dweight, dbias
-    return linear_gradients(b, x, weight, dy, (SKIP, slot, FREE if biased else SKIP))[1:]
+    _, dweight, dbias = linear_gradients(b, x, weight, dy, (SKIP, slot, FREE if biased else SKIP))
+    return dweight, dbias
 
 
 def gradients(
