@@ -7,6 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Before Numba and PyTorch read them: four threads, so that work is shared on any machine, and waiting ones that sleep,
+# since there may be fewer cores.
+os.environ.setdefault("NUMBA_NUM_THREADS", "4")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # A shell starts background jobs with Ctrl-C ignored, and what is ignored a run leaves ignored: tests send it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from importlib import import_module
 
 from gpubackprop.backend.base import Array, Backend, HostArray, NumpyBackend
@@ -35,8 +36,13 @@ def cpu(kernels: str = "auto") -> tuple[Backend, str]:
     if "reference" in (kernels, os.environ.get("GPUBACKPROP_KERNELS")):
         return NumpyBackend(), "reference kernels, as asked"
     try:
+        import_module("numba")  # by itself: an ImportError of our own is a mistake, to be seen
         backend: Backend = import_module(KERNELS).load()
-    except (ImportError, UsageError) as error:
+    except UsageError as error:
+        return NumpyBackend(), f"plain NumPy, without kernels and slower: {error}"
+    except ImportError as error:
+        if (error.name or "gpubackprop").startswith("gpubackprop") and "numba" in sys.modules:
+            raise
         return NumpyBackend(), f"plain NumPy, without kernels and slower: {error}"
     return backend, backend.describe()
 

@@ -21,6 +21,7 @@ def backend(threads: int = 1, always_shared: bool = True) -> Any:
     from gpubackprop.backend import cpu
 
     found, words = cpu()
+    assert hasattr(found, "launch") or "OpenBLAS" in words, words
     if not hasattr(found, "launch"):
         pytest.skip(f"no kernels here: {words}")
     kernels = type(found)(threads=min(threads, numba.config.NUMBA_NUM_THREADS), poison=True)

@@ -12,9 +12,9 @@ import numpy as np
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
+from gpubackprop.kernels.cpu.glue import LINE
 from gpubackprop.kernels.cpu.jit import parallel, prange, serial
 from gpubackprop.kernels.cpu.kernel import kernel, same_floats
-from gpubackprop.kernels.cpu.linear import COLUMN
 from gpubackprop.ops.embedding import embedding
 from gpubackprop.tape import Slots
 
@@ -54,7 +54,7 @@ def _check(wrong):  # apart: a loop that threads share cannot raise
 
 @parallel
 def _scatter(x, dy, padding, dweight, threads):  # (M,), (M, D), row number or -1, (V, D)
-    width = -(-dweight.shape[1] // (threads * COLUMN)) * COLUMN
+    width = -(-dweight.shape[1] // (threads * LINE)) * LINE
     for t in prange(threads):
         low, high = t * width, min(dweight.shape[1], (t + 1) * width)
         if low < high:
