@@ -24,6 +24,7 @@ from scripts.bench import report
 from scripts.bench.workloads import GROWTH, WORKLOADS, Workload
 
 RESULTS = Path(__file__).parent / "results" / "cpu.json"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def contenders(folder: Path, workload: Workload, compiled: bool) -> tuple[dict[str, Contender], list[str]]:
@@ -115,8 +116,14 @@ def main(
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Measure torch.compile.")] = True,
     growth: Annotated[bool, typer.Option("--growth/--no-growth", help="Measure how the cost grows.")] = True,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The JSON; the plot is an SVG beside it.")] = RESULTS,
+    readme: Annotated[
+        bool, typer.Option("--readme", help="Measure nothing: put the table of the JSON into README.md.")
+    ] = False,
 ) -> None:
     """Measure, write the JSON, print the table that stands in the README."""
+    if readme:
+        README.write_text(report.into_readme(README.read_text(), json.loads(output.read_text())))
+        return
     names = workloads.split(",")
     if unknown := [name for name in names if name not in WORKLOADS]:
         raise typer.BadParameter(f"unknown workload {unknown[0]!r}; known: {', '.join(WORKLOADS)}")

@@ -135,6 +135,15 @@ def in_readme(text: str) -> str | None:
     return text.partition(BEGIN)[2].partition(END)[0].strip()
 
 
+def into_readme(text: str, results: dict[str, Any]) -> str:
+    """README with the table between its markers. Raises ValueError where there are none."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md: {BEGIN} and {END} are missing, between which the table stands")
+    return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
+
+
 def plot(growth: dict[str, Any], path: Path) -> None:
     """Step time over what is doubled, on logarithmic axes; a picture in the format of the path's suffix."""
     import matplotlib

@@ -93,6 +93,15 @@ def test_the_readme_shows_the_committed_figures() -> None:
     assert shown == report.table(json.loads(cpu.RESULTS.read_text())).strip()
 
 
+def test_the_table_goes_between_the_markers_of_the_readme() -> None:
+    text = report.into_readme(README, results())
+    assert report.in_readme(text) == report.table(results()).strip()
+    assert report.into_readme(text, results()) == text
+    assert text.partition(report.END)[2] == README.partition(report.END)[2]
+    with pytest.raises(ValueError, match="missing"):
+        report.into_readme("nothing", results())
+
+
 def test_every_config_is_a_workload_and_one_trains() -> None:
     assert {path.stem for path in FOLDER.glob("*.yaml")} == {each.config for each in WORKLOADS.values()}
     task, flops = WORKLOADS["tiny"].task()
