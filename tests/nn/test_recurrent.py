@@ -351,5 +351,5 @@ def test_a_training_step_with_a_mask_on_the_strict_device(kind):
         step = TrainStep(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters(), lr=0.01))
         backend = model.built.backend
         losses.append([backend.to_host(step(batch)).item() for _ in range(3)])
-    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # kernels of the CPU round differently
     assert losses[0][-1] != losses[0][0]
