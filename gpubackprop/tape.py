@@ -206,9 +206,12 @@ class Tape:
             self.backend.rule(effect)(self.backend, *args)
         self.effects.clear()
 
-    def backward(self, loss: Tensor) -> None:
-        """Fill the grads of all params and inputs that want one with d loss / d them; loss has shape ()."""
-        loss.accumulate(self.backend.xp.ones_like(loss.value))
+    def backward(self, loss: Tensor, start: Array | None = None) -> None:
+        """Fill the grads of all params and inputs that want one with d loss / d them, times `start` where it is given.
+
+        loss and start have shape ().
+        """
+        loss.accumulate(self.backend.xp.ones_like(loss.value) if start is None else start)
         while self.entries:
             op, saved, inputs, outputs = self.entries.pop()
             dys = tuple(y.grad for y in outputs)

@@ -139,8 +139,6 @@ class TrainStep:
         """
         carries = [dict(each) for each in before]
         losses, weight, tapes = accumulate(self.model, self.loss, batches, self._number, carries)
-        grad = self.optimizer.params.grad
-        self._backend.divide(grad, weight, out=grad)
         return losses, weight, tapes, carries
 
 
@@ -156,7 +154,7 @@ def value_and_grad(model: Layer, loss: Loss, x: Any, target: Any, *, step: int =
         losses, weight, _ = accumulate(model, loss, [batch], step)
     give = (lambda a: a) if built.backend.owns(x) else built.backend.to_host
     params = built.parameters
-    grads = {s.name: give(s.param.to_torch(s.param.grad / weight)) for s in params.segments if s.param.needs_grad}
+    grads = {s.name: give(s.param.to_torch(s.param.grad.copy())) for s in params.segments if s.param.needs_grad}
     return give(built.backend.xp.asarray(losses / weight)), grads
 
 
@@ -167,7 +165,7 @@ def accumulate(
     step: int | Array,
     carries: Sequence[dict[str, Any] | None] | None = None,
 ) -> tuple[Array, Array, list[Tape]]:
-    """Forward and backward over micro-batches on the device, filling the gradient of the summed loss.
+    """Forward and backward over micro-batches on the device, filling the gradient of the mean loss.
 
     Returns the summed loss, the summed weight, both of shape (), and the tapes, whose effects are still to be applied.
     """
@@ -189,7 +187,9 @@ def accumulate(
             carry=carry,
         )
         total, weight = batch_loss(model, loss, tape, batch)[1:]
-        tape.backward(total)
+        # Of several batches the weight of all is known only after the last one.
+        share = b.xp.asarray(b.divide(b.xp.ones_like(weight.value), weight.value)) if len(batches) == 1 else None
+        tape.backward(total, share)
         found = total.value, weight.value
         totals = found if totals is None else tuple(map(b.add, totals, found))
         first += count
@@ -198,6 +198,9 @@ def accumulate(
         if segment.param not in written:
             b.assign(segment.param.grad, 0)
     assert totals is not None
+    if len(batches) > 1:
+        grad = built.parameters.grad
+        b.divide(grad, totals[1], out=grad)
     return *totals, tapes
 
 
