@@ -93,6 +93,14 @@ class Backend:
         """Around everything that computes on this device."""
         return nullcontext()
 
+    @property
+    def choices(self) -> dict[str, str]:
+        """What short measurements chose here among several ways to compute the same; they differ in rounding."""
+        return {}
+
+    def adopt(self, choices: Mapping[str, str]) -> None:
+        """Go on with an earlier run's choices."""
+
     def announce(self, say: Callable[[str], None]) -> None:
         """Tell `say`, in a line, of what makes the first step slow."""
 

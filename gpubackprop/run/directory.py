@@ -81,6 +81,17 @@ class RunDirectory:
         """Write `content` aside and rename, with the format's number."""
         write_text(path, json.dumps({"format": FORMAT, **content}, indent=1) + "\n")
 
+    @property
+    def choices(self) -> dict[str, str]:
+        """Which kernels measurements chose for this run, by what they were asked for."""
+        found = json.loads(self.environment.read_text()).get("kernels", {}) if self.environment.exists() else {}
+        return dict(found)
+
+    def keep_choices(self, choices: dict[str, str]) -> None:
+        """Note them in environment.json, for a resumed run to take the same."""
+        if choices and choices != self.choices:
+            self.write_json(self.environment, json.loads(self.environment.read_text()) | {"kernels": choices})
+
     def cut_metrics(self, step: int) -> None:
         """Drop the lines of metrics.jsonl beyond `step`, and the test figures: the resumed run writes them again."""
         if self.metrics.exists():
@@ -113,8 +124,9 @@ def write_text(path: Path, text: str) -> None:
 
 def environment(device: str) -> dict[str, Any]:
     """What a run ran on: program, Python, libraries, machine, device, and the variables that change its speed."""
-    packages = ("gpubackprop", "numpy", "scipy", "scikit-learn", "safetensors", "cupy-cuda12x", "cupy-cuda13x")
-    variables = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    packages = ("gpubackprop", "numpy", "numba", "scipy", "scikit-learn", "safetensors", "cupy-cuda12x", "cupy-cuda13x")
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    variables = ("CUDA_VISIBLE_DEVICES", *threads, "GPUBACKPROP_KERNELS", "GPUBACKPROP_CONV")
     return {
         "device": device.removeprefix("device: "),
         "python": sys.version.split()[0],

@@ -86,6 +86,7 @@ def resume(
     if last is None and say:
         say(f"{directory.path}: holds no checkpoint yet; training begins anew")
     prepared, chosen, checked = _ready(plan, preprocessing_of(directory))
+    plan.model.built.backend.adopt(directory.choices)
     training = _Training(plan, prepared, directory, last, progress, say)
     if overrides:
         files.write_text(directory.resolved, plan.config.resolved_yaml())
@@ -171,6 +172,7 @@ class _Training:
         if name.startswith("step-") and not keep:
             return
         checkpoint.save(self.directory.checkpoints / name, self.step, self.state)
+        self.directory.keep_choices(self.plan.model.built.backend.choices)
         checkpoint.prune(self.directory.checkpoints, keep)
 
     def run(self, *lines: str) -> Run:

@@ -14,7 +14,7 @@ from gpubackprop.backend import Array, NumpyBackend
 from gpubackprop.kernels.cpu import glue
 from gpubackprop.kernels.cpu.blas import one_thread
 from gpubackprop.kernels.cpu.jit import Parallel, announce
-from gpubackprop.kernels.cpu.kernel import KERNELS, RULES
+from gpubackprop.kernels.cpu.kernel import CHOICES, KERNELS, RULES
 from gpubackprop.kernels.cpu.memory import Pool
 from gpubackprop.kernels.cpu.record import RecordedStep, Recording
 from gpubackprop.tape import Op, Slot
@@ -87,6 +87,15 @@ class CpuBackend(NumpyBackend):
     def running(self) -> AbstractContextManager[None]:
         """Around all that launches: the threads are the kernels' own meanwhile."""
         return one_thread()
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What measurements chose so far."""
+        return dict(CHOICES)
+
+    def adopt(self, choices: Mapping[str, str]) -> None:
+        """Choose as an earlier run did."""
+        CHOICES.update(choices)
 
     def announce(self, say: Callable[[str], None]) -> None:
         """Tell `say` once when kernels have to be compiled."""

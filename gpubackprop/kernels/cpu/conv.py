@@ -24,7 +24,7 @@ from gpubackprop.backend import Array
 from gpubackprop.errors import UsageError
 from gpubackprop.kernels.cpu import direct, jit
 from gpubackprop.kernels.cpu.backend import CpuBackend
-from gpubackprop.kernels.cpu.kernel import kernel
+from gpubackprop.kernels.cpu.kernel import CHOICES, kernel
 from gpubackprop.kernels.cpu.sums import column_sums
 from gpubackprop.ops.conv import Sizes, Windows, conv, conv_transpose, output_size, transposed_size
 from gpubackprop.registry import did_you_mean
@@ -49,8 +49,6 @@ class Algorithm(NamedTuple):
 ALGORITHMS: dict[str, Algorithm] = {
     "direct": Algorithm(direct.fits, direct.forward, direct.backward_data, direct.backward_weights)
 }
-#: What was chosen, by direction, shapes, options, dtype and threads; see `_key`.
-CHOSEN: dict[str, str] = {}
 
 FORWARD, DATA, WEIGHTS = "forward", "backward_data", "backward_weights"
 WORTH = 2e6  # multiply-adds below which no measurement is worth its time
@@ -60,7 +58,7 @@ ROUNDS = 3
 
 def chosen() -> list[str]:
     """Readable lines: what was chosen among several algorithms so far, by direction and shape."""
-    return [f"{key}: {name}" for key, name in sorted(CHOSEN.items())]
+    return [f"{key}: {name}" for key, name in sorted(CHOICES.items())]
 
 
 def preferred(work: float, weight_shape: Sizes, names: list[str]) -> str | None:
@@ -89,15 +87,15 @@ def algorithm(
     if len(names) == 1:
         return ALGORITHMS[names[0]]
     key = _key(direction, x_shape, weight_shape, lie, dtype, b.threads)
-    if key not in CHOSEN:
-        CHOSEN.update(_kept())
-    if CHOSEN.get(key) not in names:
+    if key not in CHOICES and key in _kept():
+        CHOICES[key] = _kept()[key]
+    if CHOICES.get(key) not in names:
         work = prod(x_shape[:-1]) * prod(weight_shape) / prod(lie.stride)
         if not measure and (name := preferred(work, weight_shape, names)):
             return ALGORITHMS[name]
-        CHOSEN[key] = _quickest(b, direction, x_shape, weight_shape, lie, dtype, names)
+        CHOICES[key] = _quickest(b, direction, x_shape, weight_shape, lie, dtype, names)
         _keep()
-    return ALGORITHMS[CHOSEN[key]]
+    return ALGORITHMS[CHOICES[key]]
 
 
 def _key(direction: str, x_shape: Sizes, weight_shape: Sizes, lie: Windows, dtype: Any, threads: int) -> str:
@@ -166,7 +164,7 @@ def _keep() -> None:
     _kept.cache_clear()
     mine = path.with_suffix(f".{os.getpid()}")
     try:
-        mine.write_text(json.dumps({**_kept(), **CHOSEN}, indent=1))
+        mine.write_text(json.dumps({**_kept(), **CHOICES}, indent=1))
         mine.replace(path)  # at once: another process reads the old file or the new one
     except OSError:
         return

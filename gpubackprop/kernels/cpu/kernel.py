@@ -33,6 +33,8 @@ class Kernel(Op):
 
 KERNELS: dict[Op, Kernel] = {}
 RULES: dict[Callable[..., Any], Callable[..., Any]] = {}
+#: What measurements chose among several kernels, by what was asked; see conv.py.
+CHOICES: dict[str, str] = {}
 
 
 def same_floats(arrays: Sequence[Any], options: Mapping[str, Any]) -> bool:
