@@ -79,7 +79,7 @@ def test_elementary_functions_are_right_near_zero_too(name):
     def value(x, a, b):
         return function(x)
 
-    loop = curve(value, value).forward.alone.py_func
+    loop = curve(value, value).forward.py_func
     import numba
 
     x = np.concatenate([np.geomspace(1e-8, 1, 5000), -np.geomspace(1e-8, 1, 5000), np.linspace(-8, 8, 5000)])

@@ -13,7 +13,7 @@ import numpy as np
 from gpubackprop.backend import Array, NumpyBackend
 from gpubackprop.kernels.cpu import glue
 from gpubackprop.kernels.cpu.blas import one_thread
-from gpubackprop.kernels.cpu.jit import Parallel, announce
+from gpubackprop.kernels.cpu.jit import MAIN, Parallel, announce
 from gpubackprop.kernels.cpu.kernel import CHOICES, KERNELS, RULES
 from gpubackprop.kernels.cpu.memory import Pool
 from gpubackprop.kernels.cpu.record import RecordedStep, Recording
@@ -33,7 +33,8 @@ class CpuBackend(NumpyBackend):
     fuses = True
 
     def __init__(self, threads: int | None = None, poison: bool = False) -> None:
-        self.threads = threads or _thread_count()
+        available = _thread_count()
+        self.threads = threads or available
         self.shared = SHARED
         self.memory, self.recorded = Pool(poison), Pool(poison)
         self.recording: Recording | None = None
@@ -58,8 +59,8 @@ class CpuBackend(NumpyBackend):
         cost  nanoseconds that it would take one thread, roughly: says whether the others are woken
         """
         if isinstance(function, Parallel):
-            shared = self.threads > 1 and cost > self.shared
-            function, args = (function.together, (*args, self.threads)) if shared else (function.alone, (*args, 1))
+            threads = self.threads if cost > self.shared else 1
+            function, args = function.compiled, (*args, threads, MAIN)
         function(*args)
         if self.recording is not None:
             self.recording.add(function, args)

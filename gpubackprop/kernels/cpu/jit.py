@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,24 @@ from numba import config
 from numba import prange as prange  # for the kernels: their one source of compiler names
 from numba.extending import register_jitable
 
+from gpubackprop.kernels.cpu.share import MAIN as MAIN
+from gpubackprop.kernels.cpu.share import shared
+
 # All of fastmath but nnan and ninf: a NaN must come out where one went in, or training hides it.
 _FLAGS = {"reassoc", "contract", "arcp", "nsz", "afn"}
 _OPTIONS: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "error_model": "numpy"}
 
 
 class Parallel:
-    """A function whose last argument is the number of threads, over which it has a `prange` of its own.
-
-    Compiled twice, each when first needed: with threads, and without for what is too small to share.
-    """
+    """A function whose last argument is the number of threads, over which it has a `prange` of its own."""
 
     def __init__(self, function: Callable[..., None]) -> None:
-        self.name = function.__name__
-        self.alone = _compiled(function)
-        self.together = _compiled(function, parallel=True)
+        self.name, self.py_func = function.__name__, function
+
+    @cached_property
+    def compiled(self) -> Any:
+        """The function to call, with MAIN as one more argument."""
+        return _compiled(shared(self.py_func))
 
 
 def parallel(function: Callable[..., None]) -> Parallel:

@@ -1,0 +1,154 @@
+"""How the threads share a loop: Numba's pool of threads, which call the compiled function again, each for its part.
+
+Numba's own `prange` compiles the body of a loop apart from its function, several times over; that was two thirds of the
+time of a first start. So here `for t in prange(n)` becomes a plain loop over the parts that are the caller's to do.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+MAIN = -1  #: who is called from Python; a thread of the pool has the number of the loop in the upper half, of the part in the lower
+_BYTE, _INT, _SIZE = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
+
+
+@intrinsic
+def parts(context: Any, count: Any, threads: Any, who: Any, loop: Any) -> Any:
+    """range(...) of the parts of loop number `loop` that `who` has to do; MAIN has them done by several threads."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        count, threads, who, loop = args
+        mine = builder.icmp_signed("==", builder.ashr(who, _SIZE(32)), loop)
+        main = builder.icmp_signed("==", who, _SIZE(MAIN))
+        several = builder.and_(main, builder.icmp_signed(">", threads, _SIZE(1)))
+        start = builder.select(mine, builder.and_(who, _SIZE(2**32 - 1)), _SIZE(0))
+        alone = builder.select(builder.and_(main, builder.not_(several)), count, _SIZE(0))
+        with builder.if_then(several, likely=False):
+            _start(builder, count, loop)
+        found = cgutils.create_struct_proxy(types.range_state64_type)(context, builder)
+        found.start, found.step = start, _SIZE(1)
+        found.stop = builder.select(mine, builder.add(start, _SIZE(1)), alone)
+        return found._getvalue()
+
+    size = types.int64
+    return types.range_state64_type(size, size, size, size), generate
+
+
+def _start(builder: Any, count: Any, loop: Any) -> None:
+    """Numba's pool calls the function under construction `count` times, with its own arguments but the last, `who`."""
+    module, function = builder.module, builder.function
+    kept = ir.LiteralStructType([_SIZE, *(each.type for each in function.args[:-1])])
+    data = cgutils.alloca_once(builder, kept)
+    builder.store(loop, cgutils.gep_inbounds(builder, data, 0, 0))
+    for i, each in enumerate(function.args[:-1], 1):
+        builder.store(each, cgutils.gep_inbounds(builder, data, 0, i))
+    # As if for an array of bytes at address 0: the place of an element is its number.
+    place = cgutils.alloca_once_value(builder, ir.Constant(_BYTE, None))
+    sizes, steps = cgutils.alloca_once_value(builder, count), cgutils.alloca_once_value(builder, _SIZE(1))
+    kind = ir.FunctionType(ir.VoidType(), [_BYTE] * 5 + [_SIZE] * 3)
+    parallel_for = cgutils.get_or_insert_function(module, kind, "numba_parallel_for")
+    available = builder.call(cgutils.get_or_insert_function(module, ir.FunctionType(_SIZE, []), "get_num_threads"), [])
+    wanted = builder.select(builder.icmp_signed("<", count, available), count, available)
+    pointers = [_part(module, function, kept), place, sizes, steps, data]
+    builder.call(parallel_for, [builder.bitcast(p, _BYTE) for p in pointers] + [_SIZE(0), _SIZE(1), wanted])
+
+
+def _part(module: Any, function: Any, kept: Any) -> Any:
+    """What the pool calls, in the form of a NumPy ufunc's loop."""
+    name = f"{function.name}.part"
+    if name in module.globals:
+        return module.globals[name]
+    size = _SIZE.as_pointer()
+    part = ir.Function(module, ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), size, size, _BYTE]), name)
+    part.linkage = "internal"
+    builder = ir.IRBuilder(part.append_basic_block("entry"))
+    places, sizes, _, data = part.args
+    first = builder.ptrtoint(builder.load(places), _SIZE)
+    data = builder.bitcast(data, kept.as_pointer())
+    loop, *args = [builder.load(cgutils.gep_inbounds(builder, data, 0, i)) for i in range(len(kept.elements))]
+    results = [cgutils.alloca_once(builder, each.type.pointee) for each in args[:2]]  # of a function that returns None
+    with cgutils.for_range(builder, builder.load(sizes)) as each:
+        who = builder.or_(builder.shl(loop, _SIZE(32)), builder.add(first, each.index))
+        builder.call(function, [*results, *args[2:], who])
+    builder.ret_void()
+    return part
+
+
+class _Loops(ast.NodeTransformer):
+    """`for t in prange(n)` becomes `for t in parts(n, threads, who, number)`, behind which a thread of the pool is done."""
+
+    def __init__(self, threads: str) -> None:
+        self.threads, self.number = threads, 0
+
+    def visit_For(self, loop: ast.For) -> Any:
+        """The two statements that stand for a loop."""
+        if ast.unparse(loop.iter).startswith("prange("):
+            count = ast.unparse(loop.iter)[len("prange(") : -1]
+            own, end = _statements(
+                f"for t in __parts({count}, {self.threads}, __who, {self.number}): pass\n"
+                f"if __who >> 32 == {self.number}: return",
+                loop,
+            )
+            own.target, own.body = loop.target, loop.body
+            self.number += 1
+            return [own, end]
+        return _once(loop)
+
+    def visit_Assign(self, node: ast.Assign) -> Any:
+        """Names are every thread's own, elements of arrays are not."""
+        return _once(node) if any(isinstance(target, ast.Subscript) for target in node.targets) else node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> Any:
+        """As assignments."""
+        return _once(node) if isinstance(node.target, ast.Subscript) else node
+
+    def visit_Expr(self, node: ast.Expr) -> Any:
+        """A call, which is made for what it writes."""
+        return _once(node)
+
+
+def _once(statement: ast.stmt) -> Any:
+    """Outside of the shared loops, what writes is done once."""
+    (guarded,) = _statements(f"if __who == {MAIN}: pass", statement)
+    guarded.body = [statement]
+    return guarded
+
+
+def _statements(source: str, place: ast.stmt) -> list[Any]:
+    found = ast.parse(source).body
+    for statement in found:
+        for node in ast.walk(statement):
+            ast.copy_location(node, place)
+    return found
+
+
+def shared(function: Callable[..., None]) -> Callable[..., None]:
+    """`function` with its loops over `prange` shared, and one more argument, `who`: see MAIN."""
+    lines, first = inspect.getsourcelines(function)
+    tree = ast.parse(textwrap.dedent("".join(lines)))
+    definition = tree.body[0]
+    assert isinstance(definition, ast.FunctionDef)
+    definition.decorator_list = []
+    definition.args.args.append(ast.arg("__who"))
+    _Loops(definition.args.args[-2].arg).visit(definition)
+    # What the function has from the function around it comes in by a function around it.
+    free = function.__code__.co_freevars
+    around = ast.parse(f"def __around({', '.join(free)}):\n  return {function.__name__}").body[0]
+    assert isinstance(around, ast.FunctionDef)
+    around.body.insert(0, definition)
+    tree.body = [around]
+    ast.increment_lineno(ast.fix_missing_locations(tree), first - 1)
+    names = {**function.__globals__, "__parts": parts}
+    exec(compile(tree, function.__code__.co_filename, "exec"), names)
+    made: Callable[..., None] = names["__around"](*(cell.cell_contents for cell in function.__closure__ or ()))
+    made.__module__, made.__qualname__ = function.__module__, function.__qualname__
+    return made
