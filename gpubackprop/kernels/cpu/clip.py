@@ -7,7 +7,7 @@ import numpy as np
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.glue import STREAM, part
-from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial
+from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial, single
 from gpubackprop.kernels.cpu.kernel import rule
 from gpubackprop.optim import clip
 
@@ -71,7 +71,7 @@ def _clip_value(x, limit, threads):  # (P,), a number of its dtype
         _limit(x[low:high], limit)
 
 
-@serial
+@single
 def _norm(sums, length):  # (chunks,), (1,)
     length[0] = _root(sums)
 

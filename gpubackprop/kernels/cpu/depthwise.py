@@ -24,7 +24,7 @@ from gpubackprop.kernels.cpu.grid import (
     wide_of,
     zero,
 )
-from gpubackprop.kernels.cpu.jit import parallel, prange, serial
+from gpubackprop.kernels.cpu.jit import parallel, prange, single
 from gpubackprop.kernels.cpu.kernel import kernel
 from gpubackprop.kernels.cpu.sums import column_sums
 from gpubackprop.kernels.cpu.tile import ROWS, deep_products_tile, deep_windows_tile, fitting, lanes
@@ -145,7 +145,7 @@ def _products(x, dy, part, kernel_width, vector, geometry, offsets, padded, copi
                         i += tall
 
 
-@serial
+@single
 def _pack(weight, bias, cells, m, multiplier, weights, start):
     """weight (K, O), bias (O,) or (0,) -> weights (cells, columns), start (columns,): those of every channel's m-th."""
     channels = weight.shape[1] // multiplier
@@ -156,7 +156,7 @@ def _pack(weight, bias, cells, m, multiplier, weights, start):
             weights[k, c] = weight[cells[k], c * multiplier + m] if c < channels else 0
 
 
-@serial
+@single
 def _gather(part, dweight, m, multiplier):
     """part (chunks, K, columns) -> dweight (K, O), the m-th of every channel."""
     for k in range(dweight.shape[0]):

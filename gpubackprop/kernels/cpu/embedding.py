@@ -13,7 +13,7 @@ import numpy as np
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.glue import LINE
-from gpubackprop.kernels.cpu.jit import parallel, prange, serial
+from gpubackprop.kernels.cpu.jit import parallel, prange, serial, single
 from gpubackprop.kernels.cpu.kernel import kernel, same_floats
 from gpubackprop.ops.embedding import embedding
 from gpubackprop.tape import Slots
@@ -45,7 +45,7 @@ def _gather(x, weight, y, wrong, threads):  # (M,), (V, D), (M, D), (threads,)
                 wrong[t] = True
 
 
-@serial
+@single
 def _check(wrong):  # apart: a loop that threads share cannot raise
     for t in range(wrong.size):
         if wrong[t]:

@@ -20,7 +20,7 @@ from gpubackprop.kernels.cpu.share import shared
 
 # All of fastmath but nnan and ninf: a NaN must come out where one went in, or training hides it.
 _FLAGS = {"reassoc", "contract", "arcp", "nsz", "afn"}
-_OPTIONS: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 class Parallel:
@@ -40,9 +40,14 @@ def parallel(function: Callable[..., None]) -> Parallel:
     return Parallel(function)
 
 
-def serial(function: Callable[..., Any]) -> Any:
-    """Decorate a function that the parallel ones call: on 1-D slices, since those become vector instructions."""
+def single(function: Callable[..., None]) -> Any:
+    """Decorate what is launched on one thread, always."""
     return _compiled(function)
+
+
+def serial(function: Callable[..., Any]) -> Any:
+    """Decorate a function that the others call: on 1-D slices, since those become vector instructions."""
+    return numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function)  # it becomes part of them, in the cache too
 
 
 def inline(function: Callable[..., Any]) -> Any:
@@ -50,13 +55,12 @@ def inline(function: Callable[..., Any]) -> Any:
     return register_jitable(forceinline=True)(function)  # by LLVM, which on its own stops at some length
 
 
-def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+def _compiled(function: Callable[..., Any]) -> Any:
     before = config.CACHE_DIR
     if _FOLDER is not None:  # the user's own functions keep theirs
-        # Options are no part of Numba's key: in one folder it would take the function on one thread for the other.
-        config.CACHE_DIR = str(_FOLDER.joinpath(*options))
+        config.CACHE_DIR = str(_FOLDER)
     try:
-        return numba.njit(cache=_FOLDER is not None, **_OPTIONS, **options)(function)
+        return numba.njit(cache=_FOLDER is not None, **_OPTIONS)(function)
     finally:
         config.CACHE_DIR = before
 

@@ -14,7 +14,7 @@ from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu import panels
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.elementary import logistic, tanh
-from gpubackprop.kernels.cpu.jit import serial
+from gpubackprop.kernels.cpu.jit import serial, single
 from gpubackprop.kernels.cpu.kernel import rows_of, same_floats
 from gpubackprop.kernels.cpu.linear import linear_forward, linear_gradients
 from gpubackprop.tape import FREE, SKIP, Slot, Slots
@@ -62,7 +62,7 @@ def add(a, target):
         target[j] += a[j]
 
 
-@serial
+@single
 def _biases(bias_ih, bias_hh, total, apart):  # (G,) or (0,) each, (G,), (A,)
     both = total.size - apart.size
     for j in range(total.size):

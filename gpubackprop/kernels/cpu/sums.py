@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
-from gpubackprop.kernels.cpu.jit import parallel, prange, serial
+from gpubackprop.kernels.cpu.jit import parallel, prange, serial, single
 
 READ = 0.15  # nanoseconds per number, about
 GROUP = 64  # rows summed by themselves before they are added to the total: errors grow with the number of groups
@@ -32,7 +32,7 @@ def _partial(x, fold, part, group, threads):  # (M, C); part, group (chunks, fol
             add(group[t], part[t])
 
 
-@serial
+@single
 def _total(x, fold, part, total):  # as above; total (C,)
     channels = x.shape[1]
     total[:] = 0
