@@ -31,6 +31,9 @@ COPY --from=requirements /src/cuda.txt /tmp/requirements.txt
 RUN python3 -m venv /opt/gpubackprop && /opt/gpubackprop/bin/pip install --no-cache-dir -r /tmp/requirements.txt
 
 FROM ${CPU_BASE} AS cpu
+# OpenMP's library, for Numba's threads: with its own, slower ones it does without.
+RUN python3 -c "import ctypes; ctypes.CDLL('libgomp.so.1')" 2>/dev/null || { apt-get update -qq \
+    && apt-get install -y -qq --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*; }
 COPY --from=cpu-dependencies /opt/gpubackprop /opt/gpubackprop
 COPY --from=wheel /wheel /opt/gpubackprop/wheel
 RUN /opt/gpubackprop/bin/pip install --no-cache-dir --no-deps --no-index /opt/gpubackprop/wheel/*.whl \
@@ -45,6 +48,8 @@ ENTRYPOINT ["gpubackprop"]
 CMD ["--help"]
 
 FROM ${CUDA_BASE} AS cuda
+RUN python3 -c "import ctypes; ctypes.CDLL('libgomp.so.1')" 2>/dev/null || { apt-get update -qq \
+    && apt-get install -y -qq --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*; }
 COPY --from=cuda-dependencies /opt/gpubackprop /opt/gpubackprop
 COPY --from=wheel /wheel /opt/gpubackprop/wheel
 RUN /opt/gpubackprop/bin/pip install --no-cache-dir --no-deps --no-index /opt/gpubackprop/wheel/*.whl \

@@ -39,7 +39,7 @@ base() {
     local mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 2>/dev/null | head -1)}
     if [ ! -e "$cache/rootfs.done" ]; then # a bootstrap that was cut short cannot be continued
         rm -rf "$cache/rootfs"
-        debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip,python3-venv \
+        debootstrap --variant=minbase --include=ca-certificates,libgomp1,python3,python3-pip,python3-venv \
             "$suite" "$cache/rootfs" "${mirror:-http://deb.debian.org/debian}" >"$cache/debootstrap.log" ||
             { tail "$cache/debootstrap.log" >&2; return 1; }
         rm -rf "$cache"/rootfs/var/cache/apt/archives/*.deb "$cache"/rootfs/var/lib/apt/lists/*

@@ -21,6 +21,7 @@ options=(--rm --init --read-only --tmpfs "/tmp:exec,mode=1777" --user "$(id -u):
 # Rootless podman maps the caller to another user inside unless told otherwise.
 [ "$(basename "$container")" != podman ] || options+=(--userns keep-id)
 # Compiled kernels outlive the container, beside the runs.
+options+=(--env GPUBACKPROP_CACHE=/runs/.cache)
 [ "$target" = cpu ] || options+=(--gpus all --env CUPY_CACHE_DIR=/runs/.cache/cupy)
 [ ! -t 0 ] || [ ! -t 1 ] || options+=(--interactive --tty)
 exec "$container" run "${options[@]}" "gpubackprop:$target" "$@"

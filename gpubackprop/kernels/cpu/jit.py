@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import stat
+import tempfile
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +24,7 @@ from gpubackprop.kernels.cpu.share import shared
 # All of fastmath but nnan and ninf: a NaN must come out where one went in, or training hides it.
 _FLAGS = {"reassoc", "contract", "arcp", "nsz", "afn"}
 _OPTIONS: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+_PART: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True}  # Python cannot call it; what calls it is kept
 
 
 class Parallel:
@@ -48,7 +51,7 @@ def single(function: Callable[..., None]) -> Any:
 
 def serial(function: Callable[..., Any]) -> Any:
     """Decorate a function that the others call: on 1-D slices, since those become vector instructions."""
-    return numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function)  # it becomes part of them, in the cache too
+    return numba.njit(**_PART)(function)
 
 
 def inline(function: Callable[..., Any]) -> Any:
@@ -111,19 +114,34 @@ def announce(say: Callable[[str], None]) -> None:
 def _folder() -> Path | None:
     """Where compiled kernels lie, None where nothing can be written.
 
-    GPUBACKPROP_CACHE, or the user's cache folder; below it one folder for each state of these sources, because Numba
-    looks at the file of a function, not at those of the functions that became part of it.
+    GPUBACKPROP_CACHE, or the user's cache folder, or where that cannot be written the user's own below the temporary
+    one; in it one folder for each state of these sources, because Numba looks at the file of a function, not at those
+    of the functions that became part of it.
     """
     home = os.environ.get("GPUBACKPROP_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     digest = hashlib.sha256(numba.__version__.encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    folder = Path(home) / "gpubackprop" / "kernels" / digest.hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+    for place in (lambda: Path(home), _own_temporary):
+        try:
+            folder = place() / "gpubackprop" / "kernels" / digest.hexdigest()[:16]
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    return None
+
+
+def _own_temporary() -> Path:
+    """A folder that nobody else can write: what lies in it is run. Raises PermissionError where it is another's."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"gpubackprop-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} is not this user's alone")
+    return folder
 
 
 _FOLDER = _folder()

@@ -17,8 +17,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-MAIN = -1  #: who is called from Python; a thread of the pool has the number of the loop in the upper half, of the part in the lower
-_BYTE, _INT, _SIZE = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
+#: Who is called from Python. A thread of the pool has the loop's number in its upper half, the part's in the lower.
+MAIN = -1
+_BYTE, _SIZE = ir.IntType(8).as_pointer(), ir.IntType(64)
 
 
 @intrinsic
@@ -84,7 +85,7 @@ def _part(module: Any, function: Any, kept: Any) -> Any:
 
 
 class _Loops(ast.NodeTransformer):
-    """`for t in prange(n)` becomes `for t in parts(n, threads, who, number)`, behind which a thread of the pool is done."""
+    """`for t in prange(n)` becomes `for t in parts(n, threads, who, number)`, and there a thread of the pool ends."""
 
     def __init__(self, threads: str) -> None:
         self.threads, self.number = threads, 0
