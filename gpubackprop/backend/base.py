@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -80,9 +80,13 @@ class Backend:
         return step
 
     def repeated(
-        self, step: Callable[[Any], tuple[Array | None, ...]], prepare: Callable[[Any], Any]
+        self,
+        step: Callable[[Any], tuple[Array | None, ...]],
+        prepare: Callable[[Any], Any],
+        made_of: Callable[[], Iterable[object]],
     ) -> Callable[[Any], tuple[Array | None, ...]]:
-        """`step(prepare(batches))`, made ready to be run many times on batches of the same shapes."""
+        """`step(prepare(batches))`, made ready to be run many times on batches of the same shapes, as long as the
+        attributes of the objects that it is `made_of` stay what they are."""
         captured = self.capture(step)
         return lambda batches: captured(prepare(batches))
 

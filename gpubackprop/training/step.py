@@ -62,7 +62,7 @@ class TrainStep:
         self.carries: list[dict[str, list[Array]]] = []
         self._backend = model.built.backend
         self._classes: int | None = None  # of the model's outputs, known once it has run
-        self._update = self._backend.repeated(self.update, self._on_device)
+        self._update = self._backend.repeated(self.update, self._on_device, self._made_of)
         self._number = self._backend.from_host(np.zeros((), np.uint64))
 
     def __call__(self, *data: Any) -> Array:
@@ -82,6 +82,12 @@ class TrainStep:
 
     def _on_device(self, batches: Sequence[Batch]) -> list[Batch]:
         return [on_device(self.model, self.loss, batch) for batch in batches]
+
+    def _made_of(self) -> list[object]:
+        losses = [self.loss, *getattr(self.loss, "losses", {}).values()]
+        parts = [self, self._backend, *losses, self.optimizer, self.noise, self.average]
+        layers = [layer for _, layer in self.model.walk()]
+        return [part for part in (*parts, *layers, *self.model.built.stored.values()) if part is not None]
 
     def update(self, batches: Sequence[Batch]) -> tuple[Array, Array | None]:
         """The part that can be captured, everything but moving data to the device and counting: loss, gradient norm."""

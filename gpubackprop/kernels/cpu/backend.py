@@ -36,7 +36,7 @@ class CpuBackend(NumpyBackend):
         available = _thread_count()
         self.threads = threads or available
         self.shared = SHARED
-        self.memory, self.recorded = Pool(poison), Pool(poison)
+        self.memory = Pool(poison)
         self.recording: Recording | None = None
 
     def pair(self, op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op:
@@ -70,16 +70,16 @@ class CpuBackend(NumpyBackend):
         if self.recording is not None and self.recording.refused is None:
             self.recording.refused = reason
 
-    def repeated(self, step: Any, prepare: Any) -> RecordedStep:
+    def repeated(self, step: Any, prepare: Any, made_of: Any) -> RecordedStep:
         """`step`, recorded at its second run on batches of the same shapes and replayed from the third."""
-        return RecordedStep(self, step, prepare)
+        return RecordedStep(self, step, prepare, made_of)
 
     @contextmanager
     def recording_into(self, recording: Recording) -> Iterator[None]:
-        """Launches are recorded meanwhile, on memory that only recorded steps use: all the free one there is."""
+        """Launches are recorded meanwhile, on memory that is the recorded step's alone: all the free one there is."""
         usual = self.memory
-        self.recorded.take(usual)
-        self.memory, self.recording = self.recorded, recording
+        recording.memory.take(usual)
+        self.memory, self.recording = recording.memory, recording
         try:
             yield
         finally:

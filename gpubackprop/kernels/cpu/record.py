@@ -6,42 +6,54 @@ recorded, and from the third on no tape is built: new data is copied to where th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.blas import one_thread
-from gpubackprop.kernels.cpu.memory import root
+from gpubackprop.kernels.cpu.memory import Pool, root
+from gpubackprop.kernels.cpu.watch import Watch
 
 if TYPE_CHECKING:
     from gpubackprop.kernels.cpu.backend import CpuBackend
 
 Batches: TypeAlias = Sequence[Mapping[str, Any]]
 Outputs: TypeAlias = tuple[Array | None, ...]
+KEPT = 8  # recordings of a step, each of which has its memory: batches of further shapes run as they are
 
 
 class Recording:
-    """The launches of one step so far; `refused` says why it cannot be replayed."""
+    """The launches of one step so far, on memory that nothing else uses; `refused` says why it cannot be replayed."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Pool) -> None:
+        self.memory = memory
         self.launches: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self.refused: str | None = None
 
     def add(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
         """Keep a launch. Its arrays are kept as places in memory: that they are used again is part of the step."""
-        self.launches.append((function, tuple(map(_place, args))))
+        self.launches.append((function, tuple(map(self._place, args))))
+
+    def _place(self, x: Any) -> Any:
+        """An array of the step's own memory as its place there, which does not keep others from using it; all else as
+        it is."""
+        block = root(x) if type(x) is np.ndarray else None
+        if block is None or block.pool is not self.memory:
+            return x
+        return np.ndarray(x.shape, x.dtype, block.base, x.ctypes.data - block.ctypes.data, x.strides)
 
 
 class _Replay(NamedTuple):
     launches: list[tuple[Callable[..., Any], tuple[Any, ...]]]
     inputs: list[Array]
     outputs: Outputs
+    watch: Watch
 
     def __call__(self, arrays: Sequence[Array]) -> Outputs:
         """The step again, on other arrays."""
-        with one_thread():
+        with one_thread(), np.errstate(all="ignore"):
             for held, given in zip(self.inputs, arrays, strict=True):
                 np.copyto(held, given, casting="unsafe")
             for function, args in self.launches:
@@ -50,12 +62,19 @@ class _Replay(NamedTuple):
 
 
 class RecordedStep:
-    """`step(batches) -> arrays`, run as it is, then recorded, then replayed; `prepare` brings batches to the device."""
+    """`step(batches) -> arrays`, run as it is, then recorded, then replayed; `prepare` brings batches to the device.
+
+    As soon as an object that the step is `made_of` has another attribute, all begins anew.
+    """
 
     def __init__(
-        self, b: CpuBackend, step: Callable[[Batches], Outputs], prepare: Callable[[Batches], Batches]
+        self,
+        b: CpuBackend,
+        step: Callable[[Batches], Outputs],
+        prepare: Callable[[Batches], Batches],
+        made_of: Callable[[], Iterable[object]],
     ) -> None:
-        self.backend, self.step, self.prepare = b, step, prepare
+        self.backend, self.step, self.prepare, self.made_of = b, step, prepare, made_of
         #: By shapes and dtypes of the batches: None until the second time, then the recording, or why there is none.
         self.found: dict[Any, _Replay | str | None] = {}
 
@@ -65,7 +84,10 @@ class RecordedStep:
         key = tuple((name, a.shape, a.dtype) if type(a) is np.ndarray else None for name, a in arrays)
         replay = self.found.get(key, "new")
         if type(replay) is _Replay:
-            return replay([a for _, a in arrays])
+            if replay.watch.unchanged():
+                return replay([a for _, a in arrays])
+            self.found.clear()
+            replay = "new"
         with one_thread(), np.errstate(all="ignore"):  # about overflow a GPU is silent too: the trainer looks at losses
             if replay is None:
                 return self._record(key, batches)
@@ -74,15 +96,20 @@ class RecordedStep:
             return self.step(self.prepare(batches))
 
     def _record(self, key: Any, batches: Batches) -> Outputs:
-        b, recording = self.backend, Recording()
+        b = self.backend
+        if sum(type(found) is _Replay for found in self.found.values()) == KEPT:
+            self.found[key] = f"batches of {KEPT} other shapes are recorded already"
+            return self.step(self.prepare(batches))
+        recording = Recording(Pool(b.memory.poison))
         held = [_copied(batch) for batch in self.prepare(batches)]
         with b.recording_into(recording):
             outputs = self.step(held)
         if recording.refused:
-            b.memory.take(b.recorded)
+            b.memory.take(recording.memory)
             self.found[key] = recording.refused
             return outputs
-        self.found[key] = _Replay(recording.launches, [a for _, a in _arrays(held)], outputs)
+        inputs = [a for _, a in _arrays(held)]
+        self.found[key] = _Replay(recording.launches, inputs, outputs, Watch(self.made_of()))
         return tuple(None if y is None else y.copy() for y in outputs)
 
 
@@ -106,10 +133,3 @@ def _may_repeat(arrays: Sequence[tuple[str, Any]]) -> bool:
 def _copied(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _copied(a) if isinstance(a, Mapping) else np.array(a, order="C") for name, a in batch.items()}
 
-
-def _place(x: Any) -> Any:
-    """An array of step memory as its place there, which does not keep others from using it; all else as it is."""
-    block = root(x) if type(x) is np.ndarray else None
-    if block is None:
-        return x
-    return np.ndarray(x.shape, x.dtype, block.base, x.ctypes.data - block.ctypes.data, x.strides)
