@@ -105,8 +105,9 @@ class Backend:
     def adopt(self, choices: Mapping[str, str]) -> None:
         """Go on with an earlier run's choices."""
 
-    def announce(self, say: Callable[[str], None]) -> None:
-        """Tell `say`, in a line, of what makes the first step slow."""
+    def announcing(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Inside it `say` is told, in a line, of what makes the first step slow."""
+        return nullcontext()
 
     def synchronize(self) -> None:
         """Wait until the device has done all that it was given."""

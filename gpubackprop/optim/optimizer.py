@@ -199,15 +199,15 @@ class Optimizer:
         """The device's half of a step."""
         master, grad, value = self.params.master, self.params.grad, self.params.value
         rule = self.backend.rule(type(self).update_run)
-        kernel = rule is not type(self).update_run
+        kernel = getattr(rule, "__wrapped__", rule) is not type(self).update_run
         block = max(self.BLOCK, len(master)) if kernel else self.BLOCK  # a kernel makes no temporaries
         for start, stop, setting, decay, alone in self.runs:
             scalars = self.scalars[setting]
             if alone:
-                self.backend.only_once(f"{type(self).__name__} treats {alone.name} by itself")
                 views = [a[start:stop].reshape(alone.param.shape) for a in (master, grad, *self.state.values())]
                 state = dict(zip(self.state, views[2:], strict=True))
-                self.update_param(alone.param, views[0], views[1], state, scalars, decay)
+                update_param = self.backend.rule(type(self).update_param)
+                update_param(self, alone.param, views[0], views[1], state, scalars, decay)
                 continue
             for low in range(start, stop, block):
                 part = slice(low, min(low + block, stop))

@@ -179,9 +179,10 @@ class _Training:
         """Train, then touch the test split once. `lines` say which device it is and why, and what was checked."""
         self.introduce(*lines)
         try:
-            self.fit()
-            self.conclude()
-            self.test()
+            with self.plan.model.built.backend.announcing(self.say):
+                self.fit()
+                self.conclude()
+                self.test()
         except DivergedError as error:
             raise DivergedError(self.told(f"{error}; {self.kept()}")) from error
         except GpubackpropError as error:
@@ -220,7 +221,6 @@ class _Training:
             self.say(line)
         where = "" if self.resumed_at is None else f", going on from step {self.resumed_at:,}"
         self.say(f"run directory: {self.directory.path}{where}")
-        self.plan.model.built.backend.announce(self.say)
 
     def conclude(self) -> None:
         """Say why it ended before its time, and which checkpoint is the best."""

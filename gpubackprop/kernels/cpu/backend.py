@@ -13,7 +13,8 @@ import numpy as np
 from gpubackprop.backend import Array, NumpyBackend
 from gpubackprop.kernels.cpu import glue
 from gpubackprop.kernels.cpu.blas import one_thread
-from gpubackprop.kernels.cpu.jit import MAIN, Parallel, announce
+from gpubackprop.kernels.cpu.host import HostOp, effect
+from gpubackprop.kernels.cpu.jit import MAIN, Parallel, announcing
 from gpubackprop.kernels.cpu.kernel import CHOICES, KERNELS, RULES
 from gpubackprop.kernels.cpu.memory import Pool
 from gpubackprop.kernels.cpu.record import RecordedStep, Recording
@@ -36,7 +37,7 @@ class CpuBackend(NumpyBackend):
         available = _thread_count()
         self.threads = threads or available
         self.shared = SHARED
-        self.memory = Pool(poison)
+        self.usual = self.memory = Pool(poison)
         self.recording: Recording | None = None
 
     def pair(self, op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op:
@@ -44,13 +45,12 @@ class CpuBackend(NumpyBackend):
         kernel = KERNELS.get(op)
         if kernel is not None and kernel.fits(arrays, options):
             return kernel
-        self.only_once(f"no kernel does {op}")
-        return op
+        return op if self.recording is None else HostOp(op)
 
     def rule(self, reference: Any) -> Any:
         """What stands in for a function that is not an op, else the function itself."""
-        if reference not in RULES:
-            self.only_once(f"no kernel does {getattr(reference, '__qualname__', reference)}")
+        if reference not in RULES and self.recording is not None:
+            return effect(self, reference)
         return RULES.get(reference, reference)
 
     def launch(self, function: Any, *args: Any, cost: float = 0.0) -> None:
@@ -77,13 +77,22 @@ class CpuBackend(NumpyBackend):
     @contextmanager
     def recording_into(self, recording: Recording) -> Iterator[None]:
         """Launches are recorded meanwhile, on memory that is the recorded step's alone: all the free one there is."""
-        usual = self.memory
-        recording.memory.take(usual)
+        recording.memory.take(self.usual)
         self.memory, self.recording = recording.memory, recording
         try:
             yield
         finally:
-            self.memory, self.recording = usual, None
+            self.memory, self.recording = self.usual, None
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is launched meanwhile is not recorded by itself, and not on the recorded step's memory."""
+        held = self.memory, self.recording
+        self.memory, self.recording = self.usual, None
+        try:
+            yield
+        finally:
+            self.memory, self.recording = held
 
     def running(self) -> AbstractContextManager[None]:
         """Around all that launches: the threads are the kernels' own meanwhile."""
@@ -98,9 +107,9 @@ class CpuBackend(NumpyBackend):
         """Choose as an earlier run did."""
         CHOICES.update(choices)
 
-    def announce(self, say: Callable[[str], None]) -> None:
-        """Tell `say` once when kernels have to be compiled."""
-        announce(say)
+    def announcing(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Inside it `say` is told once when kernels have to be compiled."""
+        return announcing(say)
 
     def add(self, x: Array, y: Array, out: Array | None = None) -> Array:
         """x + y of one shape, into `out` where it is given."""

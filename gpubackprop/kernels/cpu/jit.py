@@ -8,14 +8,15 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numba
-import numba.core.event
 from numba import config
 from numba import prange as prange  # for the kernels: their one source of compiler names
+from numba.core.event import Listener, install_listener, register
 from numba.extending import register_jitable
 
 from gpubackprop.kernels.cpu.share import MAIN as MAIN
@@ -69,7 +70,7 @@ def _compiled(function: Callable[..., Any]) -> Any:
         config.CACHE_DIR = before
 
 
-class _Pause(numba.core.event.Listener):
+class _Pause(Listener):
     """No garbage is collected while something is compiled: going over all that a compiler holds took a fifth of it."""
 
     def __init__(self) -> None:
@@ -87,10 +88,10 @@ class _Pause(numba.core.event.Listener):
             gc.enable()
 
 
-numba.core.event.register("numba:compile", _Pause())
+register("numba:compile", _Pause())
 
 
-class _Announcement(numba.core.event.Listener):
+class _Announcement(Listener):
     """Says once that something is being compiled: a start takes seconds then."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -106,9 +107,9 @@ class _Announcement(numba.core.event.Listener):
         pass
 
 
-def announce(say: Callable[[str], None]) -> None:
-    """Tell `say` in a line, once, when something has to be compiled."""
-    numba.core.event.register("numba:compile", _Announcement(say))
+def announcing(say: Callable[[str], None]) -> AbstractContextManager[Any]:
+    """Inside it `say` is told in a line, once, when something has to be compiled."""
+    return install_listener("numba:compile", _Announcement(say))
 
 
 def _folder() -> Path | None:

@@ -132,4 +132,3 @@ def _may_repeat(arrays: Sequence[tuple[str, Any]]) -> bool:
 
 def _copied(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _copied(a) if isinstance(a, Mapping) else np.array(a, order="C") for name, a in batch.items()}
-
