@@ -83,14 +83,12 @@ def _batch_norm_relu(norm: Any, relu: Any) -> Forward:
 
 
 def _residual_relu(residual: Any, relu: Any) -> Forward:
-    *before, norm = residual.body.layers
-    ahead = chain(before)
-
     def run(x: Tensor) -> Any:
-        if not norm.counts_all(x):
+        *before, norm = residual.body.layers or (None,)  # looked up anew: the list may have changed
+        if not _ends_in_batch_norm(residual, relu) or not norm.counts_all(x):
             return relu.forward(residual.forward(x))
         y = x
-        for forward in ahead:
+        for forward in chain(before):
             y = forward(y)
         return norm.by_batch(batch_norm_add_relu, y, residual.shortcut.forward(x) if residual.shortcut else x)
 

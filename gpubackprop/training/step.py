@@ -84,10 +84,9 @@ class TrainStep:
         return [on_device(self.model, self.loss, batch) for batch in batches]
 
     def _made_of(self) -> list[object]:
-        losses = [self.loss, *getattr(self.loss, "losses", {}).values()]
-        parts = [self, self._backend, *losses, self.optimizer, self.noise, self.average]
-        layers = [layer for _, layer in self.model.walk()]
-        return [part for part in (*parts, *layers, *self.model.built.stored.values()) if part is not None]
+        parts: list[object] = [self, self._backend, self.optimizer, self.noise, self.average]
+        parts += [*_inside(self.model), *_inside(self.loss), *self.model.built.stored.values()]
+        return [part for part in parts if part is not None]
 
     def update(self, batches: Sequence[Batch]) -> tuple[Array, Array | None]:
         """The part that can be captured, everything but moving data to the device and counting: loss, gradient norm."""
@@ -218,6 +217,21 @@ def batch_loss(model: Layer, loss: Loss, tape: Tape, batch: Batch) -> tuple[Any,
     for auxiliary in tape.losses:
         total = with_auxiliary(total, weight.value, auxiliary, samples=samples_in(batch))
     return output, total, weight
+
+
+def _inside(whole: Layer | Loss) -> list[Layer | Loss]:
+    """All layers or losses that a model or a loss is made of, those that `walk` has no name for as well."""
+    found: dict[int, Layer | Loss] = {}
+    left = [whole]
+    while left:
+        part = left.pop()
+        if id(part) not in found:
+            found[id(part)] = part
+            for value in vars(part).values():
+                values = value.values() if isinstance(value, dict) else value
+                values = values if isinstance(value, dict | list | tuple) else (value,)
+                left += [each for each in values if isinstance(each, Layer | Loss)]
+    return list(found.values())
 
 
 def target_mask(output: Any, batch: Batch) -> Any:

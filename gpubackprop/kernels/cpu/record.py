@@ -50,6 +50,7 @@ class _Replay(NamedTuple):
     inputs: list[Array]
     outputs: Outputs
     watch: Watch
+    memory: Pool
 
     def __call__(self, arrays: Sequence[Array]) -> Outputs:
         """The step again, on other arrays."""
@@ -109,7 +110,7 @@ class RecordedStep:
             self.found[key] = recording.refused
             return outputs
         inputs = [a for _, a in _arrays(held)]
-        self.found[key] = _Replay(recording.launches, inputs, outputs, Watch(self.made_of()))
+        self.found[key] = _Replay(recording.launches, inputs, outputs, Watch(self.made_of()), recording.memory)
         return tuple(None if y is None else y.copy() for y in outputs)
 
 
