@@ -84,8 +84,10 @@ def _batch_norm_relu(norm: Any, relu: Any) -> Forward:
 
 def _residual_relu(residual: Any, relu: Any) -> Forward:
     def run(x: Tensor) -> Any:
-        *before, norm = residual.body.layers or (None,)  # looked up anew: the list may have changed
-        if not _ends_in_batch_norm(residual, relu) or not norm.counts_all(x):
+        if not _ends_in_batch_norm(residual, relu):  # its list may have changed
+            return relu.forward(residual.forward(x))
+        *before, norm = residual.body.layers
+        if not norm.counts_all(x):
             return relu.forward(residual.forward(x))
         y = x
         for forward in chain(before):

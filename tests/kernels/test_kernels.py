@@ -9,15 +9,26 @@ from tests.kernels import harness
 from tests.ops import harness as rows
 from tests.ops.specs import table
 
-ROWS = table()
+pytest.importorskip("numba", reason="Numba, which compiles the kernels, is not installed")
+
+
+def taken(spec):
+    """Whether a kernel takes the inputs of a row."""
+    return harness.backend().pair(spec.op, rows.draw(spec, np.float32), spec.options) is not spec.op
+
+
+ROWS = [spec for spec in table() if taken(spec)]
 each_row = pytest.mark.parametrize("spec", ROWS, ids=lambda spec: spec.name)
 
 
 def kernels_for(spec, inputs, threads=2):
     b = harness.backend(threads)
-    if b.pair(spec.op, inputs, spec.options) is spec.op:
-        pytest.skip("no kernel takes this row: the reference does")
+    assert b.pair(spec.op, inputs, spec.options) is not spec.op
     return b
+
+
+def test_most_rows_are_taken():
+    assert len(ROWS) > 0.6 * len(table())
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])

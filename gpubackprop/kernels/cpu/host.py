@@ -92,5 +92,5 @@ def _alike(b: CpuBackend, a: Array) -> Array:
 
 def _copy(found: Sequence[Array | None], outs: Sequence[Array | None]) -> None:
     for a, out in zip(found, outs, strict=True):
-        if a is not None and a is not out:
+        if a is not None and out is not None and a is not out:
             np.copyto(out, a)

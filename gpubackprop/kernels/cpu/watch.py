@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from operator import is_, itemgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 #: What changes from step to step, or with the shape of what a model is asked, and is no part of what a step does.
 PASSING = {"shapes", "_checked", "classes", "_classes", "lr", "momentum", "steps", "numbers", "grad_norm", "carries"}
-PLAIN = (int, float, str, tuple)
 
 
 class _Seen(NamedTuple):
@@ -16,13 +15,6 @@ class _Seen(NamedTuple):
     size: int
     values: Callable[[Any], tuple[Any, ...]]
     before: tuple[Any, ...]
-
-    def same(self) -> bool:
-        return len(self.held) == self.size and all(map(is_, self.values(self.held), self.before))
-
-    def equal(self) -> bool:
-        """`same`, but numbers and names may be other ones of the same value: slower."""
-        return len(self.held) == self.size and all(map(_equal, self.values(self.held), self.before))
 
 
 class Watch:
@@ -46,9 +38,12 @@ class Watch:
     def unchanged(self) -> bool:
         """Whether all of it is as it was."""
         try:
-            return all(seen.same() or seen.equal() for seen in self.seen)
-        except KeyError:  # an attribute less
+            for held, size, values, before in self.seen:
+                if len(held) != size or values(held) != before:  # what is the same object is not compared further
+                    return False
+        except (KeyError, ValueError):  # an attribute less, or another array
             return False
+        return True
 
 
 def _values(held: dict[str, Any]) -> tuple[Any, ...]:
@@ -59,11 +54,3 @@ def _picked(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
     if len(names) > 1:
         return itemgetter(*names)
     return lambda held: tuple(held[name] for name in names)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if a is b:
-        return True
-    if type(a) is not type(b) or not isinstance(a, PLAIN):
-        return False
-    return len(a) == len(b) and all(map(_equal, a, b)) if isinstance(a, tuple) else bool(a == b)
