@@ -63,6 +63,9 @@ class TrainStep:
         self._backend = model.built.backend
         self._classes: int | None = None  # of the model's outputs, known once it has run
         self._update = self._backend.repeated(self.update, self._on_device, self._made_of)
+        used = (*_inside(model), *_inside(loss), optimizer)
+        plugins = (type(part).__name__ for part in used if not type(part).__module__.startswith("gpubackprop."))
+        self._foreign = next(plugins, None)
         self._number = self._backend.from_host(np.zeros((), np.uint64))
 
     def __call__(self, *data: Any) -> Array:
@@ -101,6 +104,8 @@ class TrainStep:
         self._classes = getattr(self.loss, "classes", None)
         if any(self.carries):
             b.only_once("layers hand states on from step to step")
+        if self._foreign:
+            b.only_once(f"what {self._foreign} does in Python is not known here")
         if isinstance(self.optimizer, Wrapper):
             b.only_once(f"{type(self.optimizer).__name__} does not do the same in every step")
         if self.noise is not None:

@@ -127,6 +127,8 @@ class CpuBackend(NumpyBackend):
         out = self.empty(x.shape, x.dtype) if out is None else out
         if y.ndim == 0 and out is x:
             self.launch(glue.scale, out.reshape(-1), y.reshape(1), cost=2 * glue.STREAM * out.size)
+        elif x.ndim == y.ndim == 0:
+            self.launch(glue.quotient, x.reshape(1), y.reshape(1), out.reshape(1))
         else:
             self.launch(np.divide, x, y, out)
         return out

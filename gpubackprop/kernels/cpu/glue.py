@@ -84,3 +84,12 @@ def scale(x, by, threads):  # (P,), (1,)
         if by[0] != 1:
             low, high = part(x.size, threads, t)
             _times(x[low:high], 1 / by[0])
+
+
+@parallel
+def quotient(x, y, out, threads):  # (P,), (P,), (P,)
+    """out ← x / y."""
+    for t in prange(threads):
+        low, high = part(out.size, threads, t)
+        for i in range(low, high):
+            out[i] = x[i] / y[i]

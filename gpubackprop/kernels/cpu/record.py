@@ -7,9 +7,11 @@ recorded, and from the third on no tape is built: new data is copied to where th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numba.core.dispatcher import Dispatcher
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.blas import one_thread
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
 
 Batches: TypeAlias = Sequence[Mapping[str, Any]]
 Outputs: TypeAlias = tuple[Array | None, ...]
-KEPT = 8  # recordings of a step, each of which has its memory: batches of further shapes run as they are
+KEPT = 8  # recordings of a step: batches of further shapes run as they are
 
 
 class Recording:
-    """The launches of one step so far, on memory that nothing else uses; `refused` says why it cannot be replayed."""
+    """The launches of one step so far, on memory that only recorded steps use; `refused` says why there is no replay."""
 
     def __init__(self, memory: Pool) -> None:
         self.memory = memory
@@ -50,16 +52,29 @@ class _Replay(NamedTuple):
     inputs: list[Array]
     outputs: Outputs
     watch: Watch
-    memory: Pool
+    silent: AbstractContextManager[Any]  #: about overflow, where NumPy's functions are among the launches
 
     def __call__(self, arrays: Sequence[Array]) -> Outputs:
         """The step again, on other arrays."""
-        with one_thread(), np.errstate(all="ignore"):
+        with one_thread(), self.silent:
             for held, given in zip(self.inputs, arrays, strict=True):
                 np.copyto(held, given, casting="unsafe")
             for function, args in self.launches:
                 function(*args)
         return tuple(None if y is None else y.copy() for y in self.outputs)
+
+
+class _Silent:
+    """np.errstate(all="ignore"), that can be entered again and again."""
+
+    def __enter__(self) -> None:
+        self.before = np.seterr(all="ignore")
+
+    def __exit__(self, *error: object) -> None:
+        np.seterr(**self.before)
+
+
+_NOTHING = nullcontext()
 
 
 class RecordedStep:
@@ -76,6 +91,8 @@ class RecordedStep:
         made_of: Callable[[], Iterable[object]],
     ) -> None:
         self.backend, self.step, self.prepare, self.made_of = b, step, prepare, made_of
+        #: One for all recordings: they never run at once, and each writes what it reads.
+        self.memory = Pool(b.memory.poison)
         #: By shapes and dtypes of the batches: None until the second time, then the recording, or why there is none.
         self.found: dict[Any, _Replay | str | None] = {}
 
@@ -101,16 +118,19 @@ class RecordedStep:
         if sum(type(found) is _Replay for found in self.found.values()) == KEPT:
             self.found[key] = f"batches of {KEPT} other shapes are recorded already"
             return self.step(self.prepare(batches))
-        recording = Recording(Pool(b.memory.poison))
+        recording = Recording(self.memory)
         held = [_copied(batch) for batch in self.prepare(batches)]
         with b.recording_into(recording):
             outputs = self.step(held)
         if recording.refused:
-            b.memory.take(recording.memory)
+            if not any(type(found) is _Replay for found in self.found.values()):
+                b.memory.take(self.memory)
             self.found[key] = recording.refused
             return outputs
         inputs = [a for _, a in _arrays(held)]
-        self.found[key] = _Replay(recording.launches, inputs, outputs, Watch(self.made_of()), recording.memory)
+        compiled = all(isinstance(function, Dispatcher) for function, _ in recording.launches)
+        silent = _NOTHING if compiled else _Silent()
+        self.found[key] = _Replay(recording.launches, inputs, outputs, Watch(self.made_of()), silent)
         return tuple(None if y is None else y.copy() for y in outputs)
 
 
