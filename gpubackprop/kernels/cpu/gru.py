@@ -72,7 +72,7 @@ def _forward(gates, panels, bias, bias_q, h0, real, y, hs, qns, h, product, reve
         for s in range(steps):
             at = steps - 1 - s if reverse else s
             if s or h0.size:
-                multiply(h[low:high], panels, product[low:high])
+                multiply(h[low:high], panels, product[low:high], False)
             for n in range(low, high):
                 copy(h[n], hs[n, at])
                 if real.size and not real[n, at]:
@@ -107,7 +107,7 @@ def _backward(gates, panels, hs, qns, real, dy, dh_last, dp, dq, dh, step, produ
                     _slopes(gates[n, at], hs[n, at], qns[n, at], dh[n], dp[n, at], step[n])
                 copy(step[n], dq[n, at])
             if s or to_start:
-                multiply(step[low:high], panels, product[low:high])
+                multiply(step[low:high], panels, product[low:high], False)
                 for n in range(low, high):
                     add(product[n, :size], dh[n])
 

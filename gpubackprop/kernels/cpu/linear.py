@@ -7,7 +7,6 @@ from typing import Any
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu import curves
 from gpubackprop.kernels.cpu.backend import CpuBackend
-from gpubackprop.kernels.cpu.blas import gemm
 from gpubackprop.kernels.cpu.curves import (
     gelu,
     gelu_slope,
@@ -25,11 +24,12 @@ from gpubackprop.kernels.cpu.curves import (
 from gpubackprop.kernels.cpu.glue import part
 from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial
 from gpubackprop.kernels.cpu.kernel import kernel, rows_of
+from gpubackprop.kernels.cpu.panels import multiply, multiply_turned, pack_block, scratch_for
 from gpubackprop.ops.linear import linear
 from gpubackprop.ops.linear_activation import linear_activation
 from gpubackprop.tape import Slots
 
-FLOP = 0.012  # nanoseconds that a multiply-add takes one thread, about
+FLOP = 0.01  # nanoseconds that a multiply-add takes one thread, about
 #: What the loop behind the product does: nothing, or an activation; the latter three need the product for their slope.
 PLAIN, RELU, TANH, SIGMOID, SILU, ERF_GELU, TANH_GELU = range(7)
 KINDS = {
@@ -107,20 +107,48 @@ def _add(x, total):  # (O,), (O,)
         total[j] += x[j]
 
 
+@serial
+def _product(a, turn_a, b, turn_b, z, kind, first, second, bias, y, scratch):
+    """z (M, N) = a b + bias, y = activation of z; `turn_a`: a is (K, M), `turn_b`: b is (N, K).
+
+    kind and its numbers, bias (N,) or (0,), y (M, N) or z again, scratch (P + 1, K', width) of panels.scratch_for.
+    """
+    rows, columns = z.shape
+    inner = a.shape[0] if turn_a else a.shape[1]
+    deep, width = scratch.shape[1:]
+    wide = (scratch.shape[0] - 1) * width
+    for left in range(0, columns, wide):
+        right = min(left + wide, columns)
+        for low in range(0, max(inner, 1), deep):
+            high = min(low + deep, inner)
+            panels = scratch[: -(-(right - left) // width)]
+            pack_block(b[left:right, low:high] if turn_b else b[low:high, left:right], turn_b, panels)
+            for i in range(0, rows, width):
+                part_of_z = z[i : i + width, left:right]
+                if turn_a:
+                    multiply_turned(a[low:high, i : i + width], panels, part_of_z, low > 0, scratch[-1])
+                else:
+                    multiply(a[i : i + width, low:high], panels, part_of_z, low > 0)
+                if (kind or bias.size) and high == inner:
+                    for r in range(i, min(i + width, rows)):
+                        _finish(kind, first, second, bias[left:right], z[r, left:right], y[r, left:right])
+
+
 @parallel
-def _forward(kind, a, b, x, weight, bias, z, y, threads):
-    # kind and its numbers, (M, I), (O, I), (O,) or (0,), (M, O), (M, O) or z again
+def _forward(kind, a, b, x, weight, bias, z, y, scratch, threads):
+    # kind and its numbers, (M, I), (O, I), (O,) or (0,), (M, O), (M, O) or z again, scratch
     for t in prange(threads):
         top, bottom, left, right = share(y, threads, t)
-        gemm(x[top:bottom], False, weight[left:right], True, z[top:bottom, left:right], False)
-        if kind or bias.size:
-            for i in range(top, bottom):
-                _finish(kind, a, b, bias[left:right], z[i, left:right], y[i, left:right])
+        _product(
+            x[top:bottom], False, weight[left:right], True, z[top:bottom, left:right],
+            kind, a, b, bias[left:right], y[top:bottom, left:right], scratch[t],
+        )  # fmt: skip
 
 
 @parallel
-def _backward(kind, a, b, z, dy, x, weight, dz, dx, dweight, dbias, threads):
-    # kind and its numbers, (M, O), (M, O), (M, I), (O, I), (M, O), the gradients, of size 0 where none is wanted
+def _backward(kind, a, b, z, dy, x, weight, dz, dx, dweight, dbias, scratch_x, scratch_weight, threads):
+    # kind and its numbers, (M, O), (M, O), (M, I), (O, I), (M, O), the gradients, of size 0 where none is wanted,
+    # scratch for the product of each
     for t in prange(threads):  # by columns, so that each thread has sums of its own
         low, high = part(dy.shape[1], threads, t)
         if dbias.size:
@@ -130,14 +158,17 @@ def _backward(kind, a, b, z, dy, x, weight, dz, dx, dweight, dbias, threads):
                 _slope(kind, a, b, z[i, low:high], dy[i, low:high], dz[i, low:high])
             if dbias.size:
                 _add(dz[i, low:high], dbias[low:high])
+    nothing = dbias[:0]
     if dx.size:
         for t in prange(threads):
             top, bottom, left, right = share(dx, threads, t)
-            gemm(dz[top:bottom], False, weight[:, left:right], False, dx[top:bottom, left:right], False)
+            c = dx[top:bottom, left:right]
+            _product(dz[top:bottom], False, weight[:, left:right], False, c, 0, a, b, nothing, c, scratch_x[t])
     if dweight.size:
         for t in prange(threads):
             top, bottom, left, right = share(dweight, threads, t)
-            gemm(dz[:, top:bottom], True, x[:, left:right], False, dweight[top:bottom, left:right], False)
+            c = dweight[top:bottom, left:right]
+            _product(dz[:, top:bottom], True, x[:, left:right], False, c, 0, a, b, nothing, c, scratch_weight[t])
 
 
 def _run_forward(
@@ -149,7 +180,9 @@ def _run_forward(
     z = b.empty(y.shape, x.dtype) if kind >= SILU else y
     bias = b.empty((0,), x.dtype) if bias is None else bias
     numbers = kind, x.dtype.type(first), x.dtype.type(second)
-    b.launch(_forward, *numbers, rows, weight, bias, rows_of(z), rows_of(y), cost=FLOP * rows.size * weight.shape[0])
+    scratch = scratch_for(b, *weight.shape[::-1], x.dtype)
+    cost = FLOP * rows.size * weight.shape[0]
+    b.launch(_forward, *numbers, rows, weight, bias, rows_of(z), rows_of(y), scratch, cost=cost)
     return y, (numbers, rows, weight, rows_of(z))
 
 
@@ -162,7 +195,9 @@ def _run_backward(b: CpuBackend, saved: Any, dy: Array, slots: Slots) -> tuple[A
     dbias = b.out_of(slots[2], weight.shape[:1], dy.dtype) if slots[2].wanted else b.empty((0,), dy.dtype)
     products = slots[0].wanted + slots[1].wanted
     cost = FLOP * x.size * weight.shape[0] * max(products, 0.01)
-    b.launch(_backward, *numbers, z, rows, x, weight, dz, dx.reshape(-1, x.shape[1]), dweight, dbias, cost=cost)
+    scratch = scratch_for(b, *weight.shape, dy.dtype), scratch_for(b, *x.shape, dy.dtype)
+    grads = dx.reshape(-1, x.shape[1]), dweight, dbias
+    b.launch(_backward, *numbers, z, rows, x, weight, dz, *grads, *scratch, cost=cost)
     return tuple(a if slot.wanted else None for a, slot in zip((dx, dweight, dbias), slots, strict=True))
 
 

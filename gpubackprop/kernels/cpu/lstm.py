@@ -74,7 +74,7 @@ def _forward(gates, panels, bias, h0, c0, real, y, hs, cs, h, c, product, revers
         for s in range(steps):
             at = steps - 1 - s if reverse else s
             if s or h0.size:
-                multiply(h[low:high], panels, product[low:high])
+                multiply(h[low:high], panels, product[low:high], False)
             for n in range(low, high):
                 copy(h[n], hs[n, at])
                 copy(c[n], cs[n, at])
@@ -114,7 +114,7 @@ def _backward(gates, panels, cs, real, dy, dh_last, dc_last, da, dh, dc, step, p
                     _slopes(gates[n, at], cs[n, at], dh[n], dc[n], step[n])
                 copy(step[n], da[n, at])
             if s or to_start:
-                multiply(step[low:high], panels, product[low:high])
+                multiply(step[low:high], panels, product[low:high], False)
                 for n in range(low, high):
                     if not real.size or real[n, at]:
                         copy(product[n, :size], dh[n])

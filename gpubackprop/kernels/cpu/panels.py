@@ -1,15 +1,15 @@
-"""Products of a few rows with a matrix that many products share: the matrix is packed once, the rows stay in registers.
+"""Matrix products: one factor packed into panels that the caches like, a tile of the result in registers.
 
-OpenBLAS packs both factors at each call, which for the 32 rows of a step of a recurrent layer takes as long as half of
-the arithmetic. Here the packed matrix is (panels, K, width), where `width` columns fill two vector registers (Goto and
-van de Geijn 2008); zeros fill up the last panel.
+Goto and van de Geijn 2008. A panel is (K, width), its `width` columns two vector registers, zeros behind the last one;
+the rows of the other factor are read where they are, number by number, or from such a panel where they lie as columns.
+OpenBLAS does the same for all sizes alike; here the loops around the tile are the kernels' own, with what they do to a
+part of the result while it is in the cache. A factor that many products share is packed once.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -18,196 +18,208 @@ from numba.extending import intrinsic
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.jit import parallel, prange, serial
+from gpubackprop.kernels.cpu.tile import BYTES, Emitter, lanes
 
-_WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
-_VECTOR = 64 if _WIDE else 32  # bytes
-ROWS = 8 if _WIDE else 4  # with two vectors a row: as many sums as the registers hold beside the factors
+ROWS = 8 if BYTES == 64 else 4  # of a tile, with two vectors a row: the sums and factors that registers hold
+BLOCK = 256  # numbers of the inner axis that are added up before the sums leave their registers
+COLUMNS = 256  # that a thread packs at a time: as much as its second cache holds beside the rest
 
-BLOCK = 256  # rows of both factors: those of x then stay in the cache
-FLOP = 0.009  # nanoseconds that a multiply-add takes one thread, about
+AHEAD = 16
+_64 = ir.IntType(64)
 
 
-def _product(rows: int) -> Any:
-    @intrinsic
-    def product(context: Any, a: Any, panel: Any, c: Any, keep: Any) -> Any:
-        """c (rows, width) = a (rows, K) panel (K, width), on top of what is there where `keep`.
+class _View:
+    """A 2-D array in code under construction, its strides in numbers."""
 
-        The rows of all three may lie apart, and the columns of a.
-        """
+    def __init__(self, e: Emitter, context: Any, kind: Any, value: Any) -> None:
+        array, builder = context.make_array(kind)(context, e.builder, value), e.builder
+        self.data = array.data
+        self.shape = [builder.extract_value(array.shape, axis) for axis in range(2)]
+        self.strides = [builder.sdiv(builder.extract_value(array.strides, axis), _64(e.size)) for axis in range(2)]
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arrays = [
-                context.make_array(t)(context, builder, x) for t, x in zip(signature.args[:3], args[:3], strict=True)
-            ]
-            number = arrays[0].data.type.pointee
-            size = context.get_abi_sizeof(number)
-            vector, count = ir.VectorType(number, _VECTOR // size), ir.IntType(64)
-            a, panel, c = (array.data for array in arrays)
 
-            def step(array: Any, axis: int) -> Any:
-                return builder.sdiv(builder.extract_value(array.strides, axis), count(size))
+def _prepared(context: Any, builder: Any, signature: Any, args: Any, views: int) -> tuple[Emitter, list[_View]]:
+    e = Emitter(builder, signature.args[0].dtype)
+    return e, [_View(e, context, kind, value) for kind, value in zip(signature.args[:views], args, strict=False)]
 
-            row_of_a, row_of_panel, row_of_c = (step(array, 0) for array in arrays)
-            column_of_a = step(arrays[0], 1)
-            inner = builder.extract_value(arrays[1].shape, 0)
 
-            def place(start: Any, *offsets: Any) -> Any:
-                for offset in offsets:
-                    start = builder.gep(start, [offset])
-                return start
+@intrinsic
+def tile(context, a, panel, c, keep):
+    """c (R, J) = a (R, K) panel (K or more, width), on top of what is there where `keep`.
 
-            def vector_at(pointer: Any) -> Any:
-                return builder.bitcast(pointer, vector.as_pointer())
+    R is ROWS at most and J the width. The rows of a and c may lie apart, and the columns of a; neither is empty. Rows that are not there are taken for the
+    last one, and stored there again.
+    """
 
-            before = builder.block
-            test, body, after = (builder.append_basic_block(f"panel.{name}") for name in ("test", "body", "after"))
-            builder.branch(test)
-            builder.position_at_end(test)
-            k = builder.phi(count)
-            k.add_incoming(count(0), before)
-            sums = [builder.phi(vector) for _ in range(2 * rows)]
-            for each in sums:
-                each.add_incoming(ir.Constant(vector, [0.0] * vector.count), before)
-            builder.cbranch(builder.icmp_signed("<", k, inner), body, after)
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e, (a, panel, c) = _prepared(context, builder, signature, args, 3)
+        last = builder.sub(c.shape[0], _64(1))
+        rows = [builder.select(builder.icmp_signed("<", last, _64(r)), last, _64(r)) for r in range(ROWS)]
+        starts = [e.at(a.data, e.times(row, a.strides[0])) for row in rows]
 
-            builder.position_at_end(body)
-            line, column = place(panel, builder.mul(k, row_of_panel)), builder.mul(k, column_of_a)
-            lines = [builder.load(vector_at(place(line, count(i * vector.count))), align=size) for i in range(2)]
-            undefined, everywhere = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), vector.count)
-            new = []
-            for i in range(rows):
-                factor = builder.load(place(a, builder.mul(row_of_a, count(i)), column))
-                first = builder.insert_element(undefined, factor, ir.IntType(32)(0))
-                all_of_it = builder.shuffle_vector(first, undefined, ir.Constant(everywhere, None))
-                for j, other in enumerate(lines):
-                    term = builder.fmul(all_of_it, other, flags=("contract",))
-                    new.append(builder.fadd(sums[2 * i + j], term, flags=("contract",)))
-            for each, value in zip([k, *sums], [builder.add(k, count(1)), *new], strict=True):
-                each.add_incoming(value, body)
-            builder.branch(test)
+        targets = [e.at(c.data, e.times(row, c.strides[0])) for row in rows]
+        for target in targets:  # memory has the time of all additions to bring them
+            for v in range(2):
+                e.prefetch(target, v)
 
-            builder.position_at_end(after)
-            targets = [
-                vector_at(place(c, builder.mul(row_of_c, count(i)), count(j * vector.count)))
-                for i in range(rows)
-                for j in range(2)
-            ]
+        def step(k: Any, state: Any) -> Any:
+            right, column, *sums = state
+            pointers = [e.at(start, column) for start in starts]
+            after = e.step(sums, pointers, right)
+            return [e.at(right, _64(2 * e.lanes)), builder.add(column, a.strides[1]), *after]
+
+        nothing = [ir.Constant(e.vector, None)] * (2 * ROWS)
+        sums = e.loop(a.shape[1], [panel.data, _64(0), *nothing], step)[2:]
+        columns = [builder.sub(c.shape[1], _64(v * e.lanes)) for v in range(2)]
+        masks = [e.mask(count) for count in columns]
+        whole = builder.icmp_signed(">=", c.shape[1], _64(2 * e.lanes))
+
+        def finish(load: Any, store: Any) -> None:
             with builder.if_else(args[3]) as (on_top, anew):
-                with on_top:
-                    for target, each in zip(targets, sums, strict=True):
-                        builder.store(builder.fadd(builder.load(target, align=size), each), target, align=size)
+                with on_top:  # all is read first: some rows may be stored twice
+                    old = [load(target, v) for target in targets for v in range(2)]
+                    for i, (each, more) in enumerate(zip(old, sums, strict=True)):
+                        store(builder.fadd(each, more), targets[i // 2], i % 2)
                 with anew:
-                    for target, each in zip(targets, sums, strict=True):
-                        builder.store(each, target, align=size)
-            return context.get_dummy_value()
+                    for i, each in enumerate(sums):
+                        store(each, targets[i // 2], i % 2)
 
-        return types.void(a, panel, c, types.boolean), generate
+        with builder.if_else(whole) as (plain, ragged):
+            with plain:
+                finish(e.load, e.store)
+            with ragged:
+                finish(
+                    lambda place, v: e.load_some(place, v, masks[v]),
+                    lambda value, place, v: e.store_some(value, place, v, masks[v]),
+                )
+        return context.get_dummy_value()
 
-    return product
+    return types.void(a, panel, c, keep), generate
 
 
-_rows_product, _row_product = _product(ROWS), _product(1)
+@intrinsic
+def pack_rows(context, source, panel):
+    """panel (K or more, width) = source (K, J), zeros behind."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e, (source, panel) = _prepared(context, builder, signature, args, 2)
+        masks = [e.mask(builder.sub(source.shape[1], _64(v * e.lanes))) for v in range(2)]
+
+        def step(k: Any, state: Any) -> Any:
+            row, target = state
+            ahead = e.at(row, e.times(source.strides[0], AHEAD))
+            for v in range(2):
+                e.prefetch(ahead, v, 0)
+                e.store(e.load_some(row, v, masks[v]), target, v)
+            return [e.at(row, source.strides[0]), e.at(target, _64(2 * e.lanes))]
+
+        e.loop(source.shape[0], [source.data, panel.data], step)
+        return context.get_dummy_value()
+
+    return types.void(source, panel), generate
+
+
+@intrinsic
+def pack_columns(context, source, panel):
+    """panel (K or more, width) = source (J, K) turned, zeros behind; K rounded up to whole vectors is written."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e, (source, panel) = _prepared(context, builder, signature, args, 2)
+        n = e.lanes
+        blocks = builder.sdiv(builder.add(source.shape[1], _64(n - 1)), _64(n))
+
+        def block(k: Any, state: Any) -> Any:
+            start, target = state
+            rest = builder.sub(source.shape[1], e.times(k, n))
+            for v in range(2):
+                rows = []
+                for j in range(n):
+                    there = builder.icmp_signed(">", source.shape[0], _64(v * n + j))
+                    place = e.at(start, e.times(source.strides[0], v * n + j))
+                    e.prefetch(place, 2, 0)
+                    rows.append(e.load_some(place, 0, e.mask(builder.select(there, rest, _64(0)))))
+                for j, each in enumerate(_turned(builder, rows)):
+                    e.store(each, e.at(target, _64(j * 2 * n)), v)
+            return [e.at(start, _64(n)), e.at(target, _64(2 * n * n))]
+
+        e.loop(blocks, [source.data, panel.data], block)
+        return context.get_dummy_value()
+
+    return types.void(source, panel), generate
+
+
+def _turned(builder: Any, rows: list[Any]) -> list[Any]:
+    """A square of vectors transposed: blocks off the diagonal change places, of 1 number, of 2 by 2, and so on."""
+    n, span = len(rows), 1
+    while span < n:
+        for i in range(n):
+            if not i & span:
+                first, second = rows[i], rows[i + span]
+                low = [j if not j & span else n + j - span for j in range(n)]
+                high = [j + span if not j & span else n + j for j in range(n)]
+                rows[i], rows[i + span] = (
+                    builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(ir.IntType(32), n), order))
+                    for order in (low, high)
+                )
+        span *= 2
+    return rows
 
 
 @serial
-def multiply(a, panels, c):
-    """c (M, panels width) = a (M, K) times the packed matrix."""
+def pack_block(source, turned, panels):
+    """panels (P, K or more, width) = source (K, J), or (J, K) where `turned`; J up to P times the width."""
+    width = panels.shape[2]
+    for p in range(panels.shape[0]):
+        low = p * width
+        if turned:
+            pack_columns(source[low : low + width], panels[p])
+        else:
+            pack_rows(source[:, low : low + width], panels[p])
+
+
+@serial
+def multiply(a, panels, c, keep):
+    """c (M, N) = a (M, K) times the packed factor (P, K or more, width), on top of what is there where `keep`."""
     width = panels.shape[2]
     for p in range(panels.shape[0]):
         for i in range(0, a.shape[0], ROWS):
-            if a.shape[0] >= ROWS:
-                low = min(i, a.shape[0] - ROWS)  # the last rows may be computed twice
-                _rows_product(a[low : low + ROWS], panels[p], c[low : low + ROWS, p * width : (p + 1) * width], False)
-            else:
-                for one in range(a.shape[0]):
-                    _row_product(a[one : one + 1], panels[p], c[one : one + 1, p * width : (p + 1) * width], False)
-
-
-@parallel
-def _multiply(a, panels, c, threads):  # (M, K), (panels, K, width), (M, panels width)
-    share = -(-a.shape[0] // (threads * ROWS)) * ROWS
-    for t in prange(threads):
-        for low in range(t * share, min((t + 1) * share, a.shape[0]), ROWS * 16):
-            high = min(low + ROWS * 16, (t + 1) * share, a.shape[0])
-            multiply(a[low:high], panels, c[low:high])
-
-
-@parallel
-def _multiply_turned(a, x, c, sums, scratch, panels, threads):
-    # (K, M), (K, N), (M, N), (M,) or (0,), (threads, block, ROWS), (threads, N / width, block, width)
-    width, block = panels.shape[3], scratch.shape[1]
-    share = -(-c.shape[0] // (threads * ROWS)) * ROWS
-    for t in prange(threads):
-        low, high = t * share, min((t + 1) * share, c.shape[0])
-        for start in range(0, a.shape[0], block):
-            stop = min(start + block, a.shape[0])
-            if low < high:
-                for k in range(start, stop):
-                    for p in range(panels.shape[1]):
-                        for j in range(width):
-                            panels[t, p, k - start, j] = x[k, p * width + j]
-            for i in range(low, high, ROWS):
-                for k in range(start, stop):
-                    for r in range(ROWS):
-                        scratch[t, k - start, r] = a[k, i + r]
-                rows = scratch[t, : stop - start].T
-                for p in range(panels.shape[1]):
-                    part = c[i : i + ROWS, p * width : (p + 1) * width]
-                    _rows_product(rows, panels[t, p, : stop - start], part, start > 0)
-        if sums.size and low < high:
-            sums[low:high] = 0
-            for k in range(a.shape[0]):
-                _add(a[k, low:high], sums[low:high])
+            tile(a[i : i + ROWS], panels[p], c[i : i + ROWS, p * width : (p + 1) * width], keep)
 
 
 @serial
-def _add(a, total):
-    for j in range(total.size):
-        total[j] += a[j]
+def multiply_turned(a, panels, c, keep, scratch):
+    """The same where a is (K, M), M up to the width; scratch (K or more, width)."""
+    pack_rows(a, scratch)
+    multiply(scratch[: a.shape[0]].T[: a.shape[1]], panels, c, keep)
+
+
+def _panels(b: CpuBackend, before: tuple[int, ...], inner: int, dtype: Any) -> Array:
+    """Panels for an inner axis, which is rounded up to the squares that pack_columns writes."""
+    n = lanes(dtype.itemsize)
+    return b.empty((*before, max(-(-inner // n), 1) * n, 2 * n), dtype)
+
+
+def scratch_for(b: CpuBackend, inner: int, columns: int, dtype: Any) -> Array:
+    """(threads, P + 1, K, width): what a thread packs at a time of an (inner, columns) factor, and of the other one."""
+    n = 2 * lanes(dtype.itemsize)
+    deep = -(-inner // -(-max(inner, 1) // BLOCK))
+    return _panels(b, (b.threads, -(-min(columns, COLUMNS) // n) + 1), deep, dtype)
 
 
 @parallel
 def _pack(weight, turned, panels, threads):  # (K, O), or (O, K) turned -> (panels, K, width)
-    columns = weight.shape[0] if turned else weight.shape[1]
     share = -(-panels.shape[0] // threads)
+    width = panels.shape[2]
     for t in prange(threads):
-        for p in range(t * share, min((t + 1) * share, panels.shape[0])):
-            first = p * panels.shape[2]
-            if first + panels.shape[2] > columns:
-                panels[p, :, columns - first :] = 0
-            for j in range(min(columns - first, panels.shape[2])):
-                if turned:
-                    for k in range(panels.shape[1]):
-                        panels[p, k, j] = weight[first + j, k]
-            if not turned:
-                for k in range(panels.shape[1]):
-                    for j in range(min(columns - first, panels.shape[2])):
-                        panels[p, k, j] = weight[k, first + j]
+        mine = panels[t * share : (t + 1) * share]
+        if mine.shape[0]:
+            low = t * share * width
+            pack_block(weight[low:] if turned else weight[:, low:], turned, mine)
 
 
 def pack(b: CpuBackend, weight: Array, turned: bool) -> Array:
-    """weight (K, O), or (O, K) where `turned`, as `multiply` takes it."""
+    """weight (K, O), or (O, K) where `turned`, as `multiply` takes it, for many products: (P, K or more, width)."""
     inner, columns = weight.shape[::-1] if turned else weight.shape
-    width = 2 * _VECTOR // weight.dtype.itemsize
-    panels = b.empty((-(-columns // width), inner, width), weight.dtype)
-    b.launch(_pack, weight, np.bool_(turned), panels, cost=1.0 * panels.size)
+    panels = _panels(b, (-(-columns // (2 * lanes(weight.dtype.itemsize))),), inner, weight.dtype)
+    b.launch(_pack, weight, np.bool_(turned), panels, cost=0.3 * panels.size)
     return panels
-
-
-def products(b: CpuBackend, a: Array, weight: Array, turned: bool, c: Array) -> bool:
-    """c (M, O) = a (M, K) weight (K, O), or weight (O, K) where `turned`; False, undone, where sizes do not fit."""
-    if c.shape[1] % (2 * _VECTOR // c.dtype.itemsize) or c.shape[0] < ROWS:
-        return False
-    b.launch(_multiply, a, pack(b, weight, turned), c, cost=FLOP * a.size * c.shape[1])
-    return True
-
-
-def products_turned(b: CpuBackend, a: Array, x: Array, c: Array, sums: Array) -> bool:
-    """c (M, N) = a (K, M) turned times x (K, N), and sums (M,), or (0,), those of a's columns; False as `products`."""
-    width, block = 2 * _VECTOR // c.dtype.itemsize, min(BLOCK, a.shape[0])
-    if c.shape[1] % width or c.shape[0] % ROWS:
-        return False
-    scratch = b.empty((b.threads, block, ROWS), c.dtype)
-    panels = b.empty((b.threads, c.shape[1] // width, block, width), c.dtype)
-    b.launch(_multiply_turned, a, x, c, sums, scratch, panels, cost=FLOP * a.size * c.shape[1])
-    return True

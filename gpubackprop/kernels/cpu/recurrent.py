@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpubackprop.backend import Array
-from gpubackprop.kernels.cpu import panels
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.elementary import logistic, tanh
 from gpubackprop.kernels.cpu.jit import serial, single
-from gpubackprop.kernels.cpu.kernel import rows_of, same_floats
+from gpubackprop.kernels.cpu.kernel import same_floats
 from gpubackprop.kernels.cpu.linear import linear_forward, linear_gradients
-from gpubackprop.tape import FREE, SKIP, Slot, Slots
+from gpubackprop.tape import FREE, SKIP, Slots
 
 
 @serial
@@ -99,37 +98,18 @@ def biases(
 
 def input_products(b: CpuBackend, x: Array, weight: Array) -> Array:
     """x (N, T, D), weight (G, D) -> the share of the inputs in all gates, (N, T, G)."""
-    y: Array = b.empty((*x.shape[:2], weight.shape[0]), x.dtype)
-    if not panels.products(b, rows_of(x), weight, True, rows_of(y)):
-        y = linear_forward(b, x, weight, None)[0]
+    y: Array = linear_forward(b, x, weight, None)[0]
     return y
-
-
-def _weight_gradient(
-    b: CpuBackend, dy: Array, x: Array, weight: Array, slot: Slot, biased: bool
-) -> tuple[Array | None, Array | None]:
-    """dy (N, T, G), x (N, T, D) -> dweight (G, D) and, where it is asked for, dbias (G,)."""
-    dweight, dbias = b.out(slot, weight), b.empty((dy.shape[-1] * biased,), dy.dtype)
-    if panels.products_turned(b, rows_of(dy), rows_of(x), dweight, dbias):
-        return dweight, dbias
-    _, dweight, dbias = linear_gradients(b, x, weight, dy, (SKIP, slot, FREE if biased else SKIP))
-    return dweight, dbias
 
 
 def gradients(
     b: CpuBackend, x: Array, weight_ih: Array, weight_hh: Array, before: Array, dp: Array, dq: Array, slots: Slots
 ) -> tuple[Array | None, ...]:
     """As `weight_gradients` of ops/steps.py; before (N, T, H): the states before each step."""
-    dx = dweight_ih = dweight_hh = dbias_ih = dbias_hh = None
-    if slots[0].wanted:
-        dx = b.empty(x.shape, x.dtype)
-        if not panels.products(b, rows_of(dp), weight_ih, False, rows_of(dx)):
-            dx = linear_gradients(b, x, weight_ih, dp, (FREE, SKIP, SKIP))[0]
-    if slots[1].wanted or slots[3].wanted:
-        dweight_ih, dbias_ih = _weight_gradient(b, dp, x, weight_ih, slots[1], slots[3].wanted)
-    if slots[2].wanted or slots[4].wanted:
-        same = dp is dq and slots[3].wanted
-        dweight_hh, dbias_hh = _weight_gradient(b, dq, before, weight_hh, slots[2], slots[4].wanted and not same)
-        dbias_hh = dbias_ih if same else dbias_hh
+    same = dp is dq and slots[3].wanted
+    first, second = (FREE if slot.wanted else SKIP for slot in slots[3:5])
+    dx, dweight_ih, dbias_ih = linear_gradients(b, x, weight_ih, dp, (slots[0], slots[1], first))
+    _, dweight_hh, dbias_hh = linear_gradients(b, before, weight_hh, dq, (SKIP, slots[2], SKIP if same else second))
+    dbias_hh = dbias_ih if same else dbias_hh
     grads: tuple[Any, ...] = (dx, dweight_ih, dweight_hh, dbias_ih, dbias_hh)
     return tuple(grad if slot.wanted else None for grad, slot in zip(grads, slots, strict=False))

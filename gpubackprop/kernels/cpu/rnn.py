@@ -62,7 +62,7 @@ def _forward(states, panels, bias, h0, real, y, hs, h, product, relu, reverse, t
         for s in range(steps):
             at = steps - 1 - s if reverse else s
             if s or h0.size:
-                multiply(h[low:high], panels, product[low:high])
+                multiply(h[low:high], panels, product[low:high], False)
             for n in range(low, high):
                 copy(h[n], hs[n, at])
                 if real.size and not real[n, at]:
@@ -98,7 +98,7 @@ def _backward(states, panels, real, dy, dh_last, da, dh, step, product, relu, to
                     _slope(states[n, at], dh[n], step[n], relu)
                 copy(step[n], da[n, at])
             if s or to_start:
-                multiply(step[low:high], panels, product[low:high])
+                multiply(step[low:high], panels, product[low:high], False)
                 for n in range(low, high):
                     if not real.size or real[n, at]:
                         copy(product[n, :size], dh[n])

@@ -24,6 +24,7 @@ BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16 
 ROWS = (6, 4, 3, 2, 1) if BYTES == 32 else (8, 4, 3, 2, 1)
 
 _INDEX = ir.IntType(64)
+_SHORT = ir.IntType(32)
 _Step: Any = Callable[[Any, Any], Any]
 
 
@@ -52,20 +53,19 @@ def fitting(rows):
     return ROWS[0] if rows >= len(_FIRST) else _FIRST[rows]
 
 
-def _number(array: Any) -> tuple[Any, int]:
-    """The LLVM type of an array's numbers and how many bytes each takes."""
-    return (ir.FloatType(), 4) if array.dtype == types.float32 else (ir.DoubleType(), 8)
+class Emitter:
+    """Emits vector instructions on arrays of `dtype`, and the tile for each count of rows and vectors."""
 
+    def __init__(self, builder: Any, dtype: Any) -> None:
+        self.builder, self.size = builder, dtype.bitwidth // 8
+        self.lanes = lanes(self.size)
+        self.vector = ir.VectorType(ir.FloatType() if self.size == 4 else ir.DoubleType(), self.lanes)
+        self.multiply_add = self._function("fmuladd", "", [self.vector] * 3)
 
-class _Emitter:
-    """Emits the tile for each count of rows and vectors; `number`: type and size of the numbers."""
-
-    def __init__(self, builder: Any, number: tuple[Any, int]) -> None:
-        self.builder, (self.number, self.size) = builder, number
-        self.vector = ir.VectorType(self.number, lanes(self.size))
-        name = f"llvm.fmuladd.v{lanes(self.size)}f{8 * self.size}"
-        kind = ir.FunctionType(self.vector, [self.vector] * 3)
-        self.multiply_add = cgutils.get_or_insert_function(builder.module, kind, name)
+    def _function(self, name: str, suffix: str, kinds: list[Any], result: Any = None) -> Any:
+        kind = ir.FunctionType(result or self.vector, kinds)
+        name = f"llvm.{name}.v{self.lanes}f{8 * self.size}{suffix}"
+        return cgutils.get_or_insert_function(self.builder.module, kind, name)
 
     def at(self, base: Any, *moves: Any) -> Any:
         """A pointer that lies so many numbers behind another."""
@@ -74,21 +74,54 @@ class _Emitter:
         return base
 
     def times(self, a: Any, b: Any) -> Any:
+        """The product of two integers, the second perhaps Python's."""
         return self.builder.mul(a, b) if isinstance(b, ir.Value) else self.builder.mul(a, _INDEX(b))
 
+    def place(self, pointer: Any, v: int) -> Any:
+        """Where vector `v` behind a number lies."""
+        return self.builder.bitcast(self.at(pointer, _INDEX(v * self.lanes)), self.vector.as_pointer())
+
     def load(self, pointer: Any, v: int) -> Any:
-        there = self.at(pointer, _INDEX(v * lanes(self.size)))
-        return self.builder.load(self.builder.bitcast(there, self.vector.as_pointer()), align=self.size)
+        """Vector `v` behind a number."""
+        return self.builder.load(self.place(pointer, v), align=self.size)
 
     def store(self, value: Any, pointer: Any, v: int) -> None:
-        there = self.at(pointer, _INDEX(v * lanes(self.size)))
-        self.builder.store(value, self.builder.bitcast(there, self.vector.as_pointer()), align=self.size)
+        """Write it."""
+        self.builder.store(value, self.place(pointer, v), align=self.size)
+
+    def prefetch(self, pointer: Any, v: int, write: int = 1) -> None:
+        """Have a vector brought that will be written."""
+        place = self.place(pointer, v)
+        kind = ir.FunctionType(ir.VoidType(), [place.type] + 3 * [_SHORT])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        self.builder.call(function, (place, _SHORT(write), _SHORT(3), _SHORT(1)))
+
+    def mask(self, count: Any) -> Any:
+        """True in the first `count` lanes."""
+        indices = ir.VectorType(_INDEX, self.lanes)
+        undefined, zeros = ir.Constant(indices, ir.Undefined), ir.Constant(ir.VectorType(_SHORT, self.lanes), None)
+        first = self.builder.insert_element(undefined, count, _SHORT(0))
+        counts = self.builder.shuffle_vector(first, undefined, zeros)
+        return self.builder.icmp_signed("<", ir.Constant(indices, list(range(self.lanes))), counts)
+
+    def load_some(self, pointer: Any, v: int, mask: Any) -> Any:
+        """Zeros where the mask is False; memory there is not touched."""
+        place = self.place(pointer, v)
+        function = self._function("masked.load", ".p0", [place.type, _SHORT, mask.type, self.vector])
+        return self.builder.call(function, (place, _SHORT(self.size), mask, ir.Constant(self.vector, None)))
+
+    def store_some(self, value: Any, pointer: Any, v: int, mask: Any) -> None:
+        """Only where the mask is True."""
+        place = self.place(pointer, v)
+        kinds = [self.vector, place.type, _SHORT, mask.type]
+        function = self._function("masked.store", ".p0", kinds, ir.VoidType())
+        self.builder.call(function, (value, place, _SHORT(self.size), mask))
 
     def broadcast(self, pointer: Any) -> Any:
+        """A number in all lanes."""
         undefined = ir.Constant(self.vector, ir.Undefined)
-        one = self.builder.insert_element(undefined, self.builder.load(pointer, align=self.size), ir.IntType(32)(0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes(self.size)), None)
-        return self.builder.shuffle_vector(one, undefined, zeros)
+        one = self.builder.insert_element(undefined, self.builder.load(pointer, align=self.size), _SHORT(0))
+        return self.builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_SHORT, self.lanes), None))
 
     def loop(self, count: Any, state: Sequence[Any], body: Any) -> list[Any]:
         """`state` after `count` rounds of state = body(state)."""
@@ -157,12 +190,12 @@ def windows_tile(context, rows, vectors, c, c0, cr, a, a0, ar, b, b0, start, sta
         rows, vectors, c, c0, cr, a, a0, ar, b, b0, start, start0, offsets, segments, inner = _unpacked(
             context, builder, signature, args
         )
-        e = _Emitter(builder, _number(signature.args[2]))
+        e = Emitter(builder, signature.args[2].dtype)
 
         def emit(r: int, v: int) -> None:
             first = e.at(start, start0)
             sums = [e.load(first, j) for j in range(v)] * r
-            width = _INDEX(v * lanes(e.size))
+            width = _INDEX(v * e.lanes)
 
             def segment(s: Any, state: Any) -> Any:
                 left = e.at(a, a0, builder.load(e.at(offsets, s)))
@@ -196,7 +229,7 @@ def _products(deep: bool) -> Any:
         rows, vectors, c, c0, cr, a, a0, ar, ak, a_segment, b, b0, bk, b_segment, segments, inner = _unpacked(
             context, builder, signature, args
         )
-        e = _Emitter(builder, _number(signature.args[2]))
+        e = Emitter(builder, signature.args[2].dtype)
 
         def emit(r: int, v: int) -> None:
             def segment(s: Any, state: Any) -> Any:
@@ -243,7 +276,7 @@ def deep_windows_tile(context, rows, vectors, c, c0, cr, a, a0, ar, b, b0, bs, s
         rows, vectors, c, c0, cr, a, a0, ar, b, b0, bs, start, start0, offsets, segments = _unpacked(
             context, builder, signature, args
         )
-        e = _Emitter(builder, _number(signature.args[2]))
+        e = Emitter(builder, signature.args[2].dtype)
 
         def emit(r: int, v: int) -> None:
             first = e.at(start, start0)
