@@ -108,30 +108,33 @@ def _add(x, total):  # (O,), (O,)
 
 
 @serial
-def _product(a, turn_a, b, turn_b, z, kind, first, second, bias, y, scratch):
-    """z (M, N) = a b + bias, y = activation of z; `turn_a`: a is (K, M), `turn_b`: b is (N, K).
+def _product(a, turn_a, b, turn_b, z, top, left, kind, first, second, bias, y, scratch):
+    """z[top : top + M, left : left + N] = a b + bias; y = activation of z.
 
-    kind and its numbers, bias (N,) or (0,), y (M, N) or z again, scratch (P + 1, K', width) of panels.scratch_for.
+    `turn_a`: a is (K, M), else (M, K); `turn_b`: b is (N, K), else (K, N). kind and its numbers; z and y as a whole,
+    or z for both; bias of all of z, or (0,); scratch (P + 1, K', width) of panels.scratch_for.
     """
-    rows, columns = z.shape
-    inner = a.shape[0] if turn_a else a.shape[1]
+    inner, rows = a.shape if turn_a else a.shape[::-1]
+    columns = b.shape[0] if turn_b else b.shape[1]
     deep, width = scratch.shape[1:]
     wide = (scratch.shape[0] - 1) * width
-    for left in range(0, columns, wide):
-        right = min(left + wide, columns)
+    for j in range(0, columns, wide):
+        end = min(j + wide, columns)
+        panels = scratch[: -(-(end - j) // width)]
         for low in range(0, max(inner, 1), deep):
             high = min(low + deep, inner)
-            panels = scratch[: -(-(right - left) // width)]
-            pack_block(b[left:right, low:high] if turn_b else b[low:high, left:right], turn_b, panels)
+            pack_block(b[j:end, low:high] if turn_b else b[low:high, j:end], turn_b, panels)
             for i in range(0, rows, width):
-                part_of_z = z[i : i + width, left:right]
+                bottom = min(i + width, rows)
+                c = z[top + i : top + bottom, left + j : left + end]
                 if turn_a:
-                    multiply_turned(a[low:high, i : i + width], panels, part_of_z, low > 0, scratch[-1])
+                    multiply_turned(a[low:high, i:bottom], panels, c, low > 0, scratch[-1])
                 else:
-                    multiply(a[i : i + width, low:high], panels, part_of_z, low > 0)
+                    multiply(a[i:bottom, low:high], panels, c, low > 0)
                 if (kind or bias.size) and high == inner:
-                    for r in range(i, min(i + width, rows)):
-                        _finish(kind, first, second, bias[left:right], z[r, left:right], y[r, left:right])
+                    where = slice(left + j, left + end)
+                    for r in range(top + i, top + bottom):
+                        _finish(kind, first, second, bias[where], z[r, where], y[r, where])
 
 
 @parallel
@@ -139,10 +142,8 @@ def _forward(kind, a, b, x, weight, bias, z, y, scratch, threads):
     # kind and its numbers, (M, I), (O, I), (O,) or (0,), (M, O), (M, O) or z again, scratch
     for t in prange(threads):
         top, bottom, left, right = share(y, threads, t)
-        _product(
-            x[top:bottom], False, weight[left:right], True, z[top:bottom, left:right],
-            kind, a, b, bias[left:right], y[top:bottom, left:right], scratch[t],
-        )  # fmt: skip
+        rows, columns = x[top:bottom], weight[left:right]
+        _product(rows, False, columns, True, z, top, left, kind, a, b, bias, y, scratch[t])
 
 
 @parallel
@@ -158,17 +159,17 @@ def _backward(kind, a, b, z, dy, x, weight, dz, dx, dweight, dbias, scratch_x, s
                 _slope(kind, a, b, z[i, low:high], dy[i, low:high], dz[i, low:high])
             if dbias.size:
                 _add(dz[i, low:high], dbias[low:high])
-    nothing = dbias[:0]
+    none = dbias[:0]
     if dx.size:
         for t in prange(threads):
             top, bottom, left, right = share(dx, threads, t)
-            c = dx[top:bottom, left:right]
-            _product(dz[top:bottom], False, weight[:, left:right], False, c, 0, a, b, nothing, c, scratch_x[t])
+            rows, columns = dz[top:bottom], weight[:, left:right]
+            _product(rows, False, columns, False, dx, top, left, 0, a, b, none, dx, scratch_x[t])
     if dweight.size:
         for t in prange(threads):
             top, bottom, left, right = share(dweight, threads, t)
-            c = dweight[top:bottom, left:right]
-            _product(dz[:, top:bottom], True, x[:, left:right], False, c, 0, a, b, nothing, c, scratch_weight[t])
+            rows, columns = dz[:, top:bottom], x[:, left:right]
+            _product(rows, True, columns, False, dweight, top, left, 0, a, b, none, dweight, scratch_weight[t])
 
 
 def _run_forward(

@@ -1,7 +1,8 @@
 """Matrix products: one factor packed into panels that the caches like, a tile of the result in registers.
 
-Goto and van de Geijn 2008. A panel is (K, width), its `width` columns two vector registers, zeros behind the last one;
-the rows of the other factor are read where they are, number by number, or from such a panel where they lie as columns.
+Goto and van de Geijn 2008. A panel is (K, width), its `width` columns two vector registers, with anything behind the
+last one; the rows of the other factor are read where they are, number by number, or, where they lie as columns, from
+such a panel.
 OpenBLAS does the same for all sizes alike; here the loops around the tile are the kernels' own, with what they do to a
 part of the result while it is in the cache. A factor that many products share is packed once.
 """
@@ -22,9 +23,8 @@ from gpubackprop.kernels.cpu.tile import BYTES, Emitter, lanes
 
 ROWS = 8 if BYTES == 64 else 4  # of a tile, with two vectors a row: the sums and factors that registers hold
 BLOCK = 256  # numbers of the inner axis that are added up before the sums leave their registers
-COLUMNS = 256  # that a thread packs at a time: as much as its second cache holds beside the rest
+COLUMNS = 1024  # that a thread packs at a time; as long are the parts of rows that bias and activation go over
 
-AHEAD = 16
 _64 = ir.IntType(64)
 
 
@@ -47,8 +47,8 @@ def _prepared(context: Any, builder: Any, signature: Any, args: Any, views: int)
 def tile(context, a, panel, c, keep):
     """c (R, J) = a (R, K) panel (K or more, width), on top of what is there where `keep`.
 
-    R is ROWS at most and J the width. The rows of a and c may lie apart, and the columns of a; neither is empty. Rows that are not there are taken for the
-    last one, and stored there again.
+    R is ROWS at most and J the width. The rows of a and c may lie apart, and the columns of a; neither is empty. Rows
+    that are not there are taken for the last one, and stored there again.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -56,42 +56,44 @@ def tile(context, a, panel, c, keep):
         last = builder.sub(c.shape[0], _64(1))
         rows = [builder.select(builder.icmp_signed("<", last, _64(r)), last, _64(r)) for r in range(ROWS)]
         starts = [e.at(a.data, e.times(row, a.strides[0])) for row in rows]
-
         targets = [e.at(c.data, e.times(row, c.strides[0])) for row in rows]
-        for target in targets:  # memory has the time of all additions to bring them
-            for v in range(2):
-                e.prefetch(target, v)
 
-        def step(k: Any, state: Any) -> Any:
-            right, column, *sums = state
-            pointers = [e.at(start, column) for start in starts]
-            after = e.step(sums, pointers, right)
-            return [e.at(right, _64(2 * e.lanes)), builder.add(column, a.strides[1]), *after]
+        def added(vectors: int, load: Any, store: Any) -> None:
+            def step(k: Any, state: Any) -> Any:
+                right, column, *sums = state
+                after = e.step(sums, [e.at(start, column) for start in starts], right)
+                return [e.at(right, _64(2 * e.lanes)), builder.add(column, a.strides[1]), *after]
 
-        nothing = [ir.Constant(e.vector, None)] * (2 * ROWS)
-        sums = e.loop(a.shape[1], [panel.data, _64(0), *nothing], step)[2:]
-        columns = [builder.sub(c.shape[1], _64(v * e.lanes)) for v in range(2)]
-        masks = [e.mask(count) for count in columns]
-        whole = builder.icmp_signed(">=", c.shape[1], _64(2 * e.lanes))
-
-        def finish(load: Any, store: Any) -> None:
+            places = [(target, v) for target in targets for v in range(vectors)]
+            for place in places:  # memory has the time of all additions to bring them
+                e.prefetch(*place)
+            nothing = [ir.Constant(e.vector, None)] * len(places)
+            sums = e.loop(a.shape[1], [panel.data, _64(0), *nothing], step)[2:]
             with builder.if_else(args[3]) as (on_top, anew):
                 with on_top:  # all is read first: some rows may be stored twice
-                    old = [load(target, v) for target in targets for v in range(2)]
-                    for i, (each, more) in enumerate(zip(old, sums, strict=True)):
-                        store(builder.fadd(each, more), targets[i // 2], i % 2)
+                    old = [load(*place) for place in places]
+                    for place, each, more in zip(places, old, sums, strict=True):
+                        store(builder.fadd(each, more), *place)
                 with anew:
-                    for i, each in enumerate(sums):
-                        store(each, targets[i // 2], i % 2)
+                    for place, each in zip(places, sums, strict=True):
+                        store(each, *place)
 
-        with builder.if_else(whole) as (plain, ragged):
+        def ragged(vectors: int) -> None:
+            masks = [e.mask(builder.sub(c.shape[1], _64(v * e.lanes))) for v in range(vectors)]
+            added(
+                vectors,
+                lambda place, v: e.load_some(place, v, masks[v]),
+                lambda value, place, v: e.store_some(value, place, v, masks[v]),
+            )
+
+        with builder.if_else(builder.icmp_signed(">=", c.shape[1], _64(2 * e.lanes))) as (plain, less):
             with plain:
-                finish(e.load, e.store)
-            with ragged:
-                finish(
-                    lambda place, v: e.load_some(place, v, masks[v]),
-                    lambda value, place, v: e.store_some(value, place, v, masks[v]),
-                )
+                added(2, e.load, e.store)
+            with less, builder.if_else(builder.icmp_signed(">", c.shape[1], _64(e.lanes))) as (two, one):
+                with two:
+                    ragged(2)
+                with one:
+                    ragged(1)
         return context.get_dummy_value()
 
     return types.void(a, panel, c, keep), generate
@@ -99,7 +101,7 @@ def tile(context, a, panel, c, keep):
 
 @intrinsic
 def pack_rows(context, source, panel):
-    """panel (K or more, width) = source (K, J), zeros behind."""
+    """panel (K or more, width) = source (K, J), zeros behind them."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e, (source, panel) = _prepared(context, builder, signature, args, 2)
@@ -107,9 +109,7 @@ def pack_rows(context, source, panel):
 
         def step(k: Any, state: Any) -> Any:
             row, target = state
-            ahead = e.at(row, e.times(source.strides[0], AHEAD))
             for v in range(2):
-                e.prefetch(ahead, v, 0)
                 e.store(e.load_some(row, v, masks[v]), target, v)
             return [e.at(row, source.strides[0]), e.at(target, _64(2 * e.lanes))]
 
@@ -121,23 +121,21 @@ def pack_rows(context, source, panel):
 
 @intrinsic
 def pack_columns(context, source, panel):
-    """panel (K or more, width) = source (J, K) turned, zeros behind; K rounded up to whole vectors is written."""
+    """panel (K or more, width) = source (J, K) turned, anything behind; K rounded up to whole vectors is written."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e, (source, panel) = _prepared(context, builder, signature, args, 2)
         n = e.lanes
+        last = builder.sub(source.shape[0], _64(1))
+        rows = [builder.select(builder.icmp_signed("<", last, _64(j)), last, _64(j)) for j in range(2 * n)]
+        offsets = [e.times(row, source.strides[0]) for row in rows]
         blocks = builder.sdiv(builder.add(source.shape[1], _64(n - 1)), _64(n))
 
         def block(k: Any, state: Any) -> Any:
             start, target = state
-            rest = builder.sub(source.shape[1], e.times(k, n))
+            there = e.mask(builder.sub(source.shape[1], e.times(k, n)))
             for v in range(2):
-                rows = []
-                for j in range(n):
-                    there = builder.icmp_signed(">", source.shape[0], _64(v * n + j))
-                    place = e.at(start, e.times(source.strides[0], v * n + j))
-                    e.prefetch(place, 2, 0)
-                    rows.append(e.load_some(place, 0, e.mask(builder.select(there, rest, _64(0)))))
+                rows = [e.load_some(e.at(start, offset), 0, there) for offset in offsets[v * n : (v + 1) * n]]
                 for j, each in enumerate(_turned(builder, rows)):
                     e.store(each, e.at(target, _64(j * 2 * n)), v)
             return [e.at(start, _64(n)), e.at(target, _64(2 * n * n))]

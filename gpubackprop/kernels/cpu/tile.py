@@ -89,19 +89,19 @@ class Emitter:
         """Write it."""
         self.builder.store(value, self.place(pointer, v), align=self.size)
 
-    def prefetch(self, pointer: Any, v: int, write: int = 1) -> None:
+    def prefetch(self, pointer: Any, v: int) -> None:
         """Have a vector brought that will be written."""
         place = self.place(pointer, v)
         kind = ir.FunctionType(ir.VoidType(), [place.type] + 3 * [_SHORT])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        self.builder.call(function, (place, _SHORT(write), _SHORT(3), _SHORT(1)))
+        self.builder.call(function, (place, _SHORT(1), _SHORT(3), _SHORT(1)))
 
     def mask(self, count: Any) -> Any:
         """True in the first `count` lanes."""
-        indices = ir.VectorType(_INDEX, self.lanes)
-        undefined, zeros = ir.Constant(indices, ir.Undefined), ir.Constant(ir.VectorType(_SHORT, self.lanes), None)
-        first = self.builder.insert_element(undefined, count, _SHORT(0))
-        counts = self.builder.shuffle_vector(first, undefined, zeros)
+        indices = ir.VectorType(_SHORT, self.lanes)
+        undefined = ir.Constant(indices, ir.Undefined)
+        first = self.builder.insert_element(undefined, self.builder.trunc(count, _SHORT), _SHORT(0))
+        counts = self.builder.shuffle_vector(first, undefined, ir.Constant(indices, None))
         return self.builder.icmp_signed("<", ir.Constant(indices, list(range(self.lanes))), counts)
 
     def load_some(self, pointer: Any, v: int, mask: Any) -> Any:
