@@ -83,10 +83,12 @@ def test_what_lies_behind_a_part_is_not_written() -> None:
     b = backend(1)
     x, weight, bias = _inputs(9, 40, 33, "float32")
     memory = np.full((11, 33), 7, np.float32)
-    from gpubackprop.kernels.cpu.linear import _forward
+    b.pair(linear, [x, weight, bias], {})
+    from gpubackprop.kernels.cpu.linear import _multiply
     from gpubackprop.kernels.cpu.panels import scratch_for
 
-    zero, y = np.float32(0), memory[1:10]
-    b.launch(_forward, 0, zero, zero, x, weight, bias, y, y, scratch_for(b, 40, 33, x.dtype))
+    y, zero = memory[1:10], np.float32(0)
+    factors, scratch = (x, np.bool_(False), weight, np.bool_(True)), scratch_for(b, 40, 33, x.dtype)
+    b.launch(_multiply, *factors, y, 0, zero, zero, bias, y, scratch)
     assert (memory[[0, 10]] == 7).all()
     np.testing.assert_allclose(y, x @ weight.T + bias, rtol=1e-5, atol=1e-5)

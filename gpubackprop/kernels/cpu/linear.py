@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu import curves
 from gpubackprop.kernels.cpu.backend import CpuBackend
@@ -24,12 +26,13 @@ from gpubackprop.kernels.cpu.curves import (
 from gpubackprop.kernels.cpu.glue import part
 from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial
 from gpubackprop.kernels.cpu.kernel import kernel, rows_of
-from gpubackprop.kernels.cpu.panels import multiply, multiply_turned, pack_block, scratch_for
+from gpubackprop.kernels.cpu.panels import multiply, pack_block, pack_rows, scratch_for
 from gpubackprop.ops.linear import linear
 from gpubackprop.ops.linear_activation import linear_activation
 from gpubackprop.tape import Slots
 
 FLOP = 0.01  # nanoseconds that a multiply-add takes one thread, about
+SLOPE = 0.5  # nanoseconds of a number's slope, about
 #: What the loop behind the product does: nothing, or an activation; the latter three need the product for their slope.
 PLAIN, RELU, TANH, SIGMOID, SILU, ERF_GELU, TANH_GELU = range(7)
 KINDS = {
@@ -128,9 +131,11 @@ def _product(a, turn_a, b, turn_b, z, top, left, kind, first, second, bias, y, s
                 bottom = min(i + width, rows)
                 c = z[top + i : top + bottom, left + j : left + end]
                 if turn_a:
-                    multiply_turned(a[low:high, i:bottom], panels, c, low > 0, scratch[-1])
+                    pack_rows(a[low:high, i:bottom], scratch[-1])
+                    part_of_a = scratch[-1, : high - low].T[: bottom - i]
                 else:
-                    multiply(a[i:bottom, low:high], panels, c, low > 0)
+                    part_of_a = a[i:bottom, low:high]
+                multiply(part_of_a, panels, c, low > 0)
                 if (kind or bias.size) and high == inner:
                     where = slice(left + j, left + end)
                     for r in range(top + i, top + bottom):
@@ -138,18 +143,18 @@ def _product(a, turn_a, b, turn_b, z, top, left, kind, first, second, bias, y, s
 
 
 @parallel
-def _forward(kind, a, b, x, weight, bias, z, y, scratch, threads):
-    # kind and its numbers, (M, I), (O, I), (O,) or (0,), (M, O), (M, O) or z again, scratch
+def _multiply(a, turn_a, b, turn_b, z, kind, first, second, bias, y, scratch, threads):
+    # as _product; scratch (threads, P + 1, K', width). For all three products of a layer: so one is compiled.
     for t in prange(threads):
-        top, bottom, left, right = share(y, threads, t)
-        rows, columns = x[top:bottom], weight[left:right]
-        _product(rows, False, columns, True, z, top, left, kind, a, b, bias, y, scratch[t])
+        top, bottom, left, right = share(z, threads, t)
+        rows = a[0 : a.shape[0], top:bottom] if turn_a else a[top:bottom, 0 : a.shape[1]]
+        columns = b[left:right, 0 : b.shape[1]] if turn_b else b[0 : b.shape[0], left:right]
+        _product(rows, turn_a, columns, turn_b, z, top, left, kind, first, second, bias, y, scratch[t])
 
 
 @parallel
-def _backward(kind, a, b, z, dy, x, weight, dz, dx, dweight, dbias, scratch_x, scratch_weight, threads):
-    # kind and its numbers, (M, O), (M, O), (M, I), (O, I), (M, O), the gradients, of size 0 where none is wanted,
-    # scratch for the product of each
+def _slopes(kind, a, b, z, dy, dz, dbias, threads):
+    # kind and its numbers, (M, O), (M, O), (M, O), (O,) or (0,)
     for t in prange(threads):  # by columns, so that each thread has sums of its own
         low, high = part(dy.shape[1], threads, t)
         if dbias.size:
@@ -159,17 +164,6 @@ def _backward(kind, a, b, z, dy, x, weight, dz, dx, dweight, dbias, scratch_x, s
                 _slope(kind, a, b, z[i, low:high], dy[i, low:high], dz[i, low:high])
             if dbias.size:
                 _add(dz[i, low:high], dbias[low:high])
-    none = dbias[:0]
-    if dx.size:
-        for t in prange(threads):
-            top, bottom, left, right = share(dx, threads, t)
-            rows, columns = dz[top:bottom], weight[:, left:right]
-            _product(rows, False, columns, False, dx, top, left, 0, a, b, none, dx, scratch_x[t])
-    if dweight.size:
-        for t in prange(threads):
-            top, bottom, left, right = share(dweight, threads, t)
-            rows, columns = dz[:, top:bottom], x[:, left:right]
-            _product(rows, True, columns, False, dweight, top, left, 0, a, b, none, dweight, scratch_weight[t])
 
 
 def _run_forward(
@@ -183,23 +177,32 @@ def _run_forward(
     numbers = kind, x.dtype.type(first), x.dtype.type(second)
     scratch = scratch_for(b, *weight.shape[::-1], x.dtype)
     cost = FLOP * rows.size * weight.shape[0]
-    b.launch(_forward, *numbers, rows, weight, bias, rows_of(z), rows_of(y), scratch, cost=cost)
+    factors = rows, np.bool_(False), weight, np.bool_(True)
+    b.launch(_multiply, *factors, rows_of(z), *numbers, bias, rows_of(y), scratch, cost=cost)
     return y, (numbers, rows, weight, rows_of(z))
 
 
 def _run_backward(b: CpuBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     numbers, x, weight, z = saved
-    rows, nothing = rows_of(dy), b.empty((0, 0), dy.dtype)
+    rows, none = rows_of(dy), b.empty((0,), dy.dtype)
     dz = b.empty(rows.shape, dy.dtype) if numbers[0] else rows
-    dx = b.empty((*dy.shape[:-1], x.shape[1]), dy.dtype) if slots[0].wanted else nothing
-    dweight = b.out(slots[1], weight) if slots[1].wanted else nothing
-    dbias = b.out_of(slots[2], weight.shape[:1], dy.dtype) if slots[2].wanted else b.empty((0,), dy.dtype)
-    products = slots[0].wanted + slots[1].wanted
-    cost = FLOP * x.size * weight.shape[0] * max(products, 0.01)
-    scratch = scratch_for(b, *weight.shape, dy.dtype), scratch_for(b, *x.shape, dy.dtype)
-    grads = dx.reshape(-1, x.shape[1]), dweight, dbias
-    b.launch(_backward, *numbers, z, rows, x, weight, dz, *grads, *scratch, cost=cost)
-    return tuple(a if slot.wanted else None for a, slot in zip((dx, dweight, dbias), slots, strict=True))
+    dx = dweight = dbias = None
+    if slots[2].wanted:
+        dbias = b.out_of(slots[2], weight.shape[:1], dy.dtype)
+    if numbers[0] or dbias is not None:
+        cost = SLOPE * rows.size
+        b.launch(_slopes, *numbers, z, rows, dz, none if dbias is None else dbias, cost=cost)
+    cost = FLOP * x.size * weight.shape[0]
+    plain = PLAIN, *numbers[1:], none
+    if slots[0].wanted:
+        dx = b.empty((*dy.shape[:-1], x.shape[1]), dy.dtype)
+        factors, scratch = (dz, np.bool_(False), weight, np.bool_(False)), scratch_for(b, *weight.shape, dy.dtype)
+        b.launch(_multiply, *factors, rows_of(dx), *plain, rows_of(dx), scratch, cost=cost)
+    if slots[1].wanted:
+        dweight = b.out(slots[1], weight)
+        turned, scratch = (dz, np.bool_(True), x, np.bool_(False)), scratch_for(b, *x.shape, dy.dtype)
+        b.launch(_multiply, *turned, dweight, *plain, dweight, scratch, cost=cost)
+    return dx, dweight, dbias
 
 
 def linear_forward(b: CpuBackend, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Any]:

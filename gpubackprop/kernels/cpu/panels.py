@@ -58,7 +58,7 @@ def tile(context, a, panel, c, keep):
         starts = [e.at(a.data, e.times(row, a.strides[0])) for row in rows]
         targets = [e.at(c.data, e.times(row, c.strides[0])) for row in rows]
 
-        def added(vectors: int, load: Any, store: Any) -> None:
+        def added(vectors: int) -> None:
             def step(k: Any, state: Any) -> Any:
                 right, column, *sums = state
                 after = e.step(sums, [e.at(start, column) for start in starts], right)
@@ -69,31 +69,18 @@ def tile(context, a, panel, c, keep):
                 e.prefetch(*place)
             nothing = [ir.Constant(e.vector, None)] * len(places)
             sums = e.loop(a.shape[1], [panel.data, _64(0), *nothing], step)[2:]
-            with builder.if_else(args[3]) as (on_top, anew):
-                with on_top:  # all is read first: some rows may be stored twice
-                    old = [load(*place) for place in places]
-                    for place, each, more in zip(places, old, sums, strict=True):
-                        store(builder.fadd(each, more), *place)
-                with anew:
-                    for place, each in zip(places, sums, strict=True):
-                        store(each, *place)
-
-        def ragged(vectors: int) -> None:
             masks = [e.mask(builder.sub(c.shape[1], _64(v * e.lanes))) for v in range(vectors)]
-            added(
-                vectors,
-                lambda place, v: e.load_some(place, v, masks[v]),
-                lambda value, place, v: e.store_some(value, place, v, masks[v]),
-            )
+            read = [builder.select(args[3], mask, ir.Constant(mask.type, None)) for mask in masks]
+            # All is read first: some rows may be stored twice.
+            old = [e.load_some(*place, read[place[1]]) for place in places]
+            for place, each, more in zip(places, old, sums, strict=True):
+                e.store_some(builder.fadd(each, more), *place, masks[place[1]])
 
-        with builder.if_else(builder.icmp_signed(">=", c.shape[1], _64(2 * e.lanes))) as (plain, less):
-            with plain:
-                added(2, e.load, e.store)
-            with less, builder.if_else(builder.icmp_signed(">", c.shape[1], _64(e.lanes))) as (two, one):
-                with two:
-                    ragged(2)
-                with one:
-                    ragged(1)
+        with builder.if_else(builder.icmp_signed(">", c.shape[1], _64(e.lanes))) as (two, one):
+            with two:
+                added(2)
+            with one:
+                added(1)
         return context.get_dummy_value()
 
     return types.void(a, panel, c, keep), generate
@@ -182,13 +169,6 @@ def multiply(a, panels, c, keep):
     for p in range(panels.shape[0]):
         for i in range(0, a.shape[0], ROWS):
             tile(a[i : i + ROWS], panels[p], c[i : i + ROWS, p * width : (p + 1) * width], keep)
-
-
-@serial
-def multiply_turned(a, panels, c, keep, scratch):
-    """The same where a is (K, M), M up to the width; scratch (K or more, width)."""
-    pack_rows(a, scratch)
-    multiply(scratch[: a.shape[0]].T[: a.shape[1]], panels, c, keep)
 
 
 def _panels(b: CpuBackend, before: tuple[int, ...], inner: int, dtype: Any) -> Array:
