@@ -27,7 +27,7 @@ KEPT = 8  # recordings of a step: batches of further shapes run as they are
 
 
 class Recording:
-    """The launches of one step so far, on memory that only recorded steps use; `refused` says why there is no replay."""
+    """The launches of one step so far, on memory that only recorded steps use; `refused` says why not."""
 
     def __init__(self, memory: Pool) -> None:
         self.memory = memory
