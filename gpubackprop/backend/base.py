@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -132,9 +133,11 @@ class NumpyBackend(Backend):
         return quiet
 
     def erf(self, x: Array) -> Array:
-        """The error function, from SciPy: NumPy has none."""
-        from scipy.special import erf
-
+        """The error function: NumPy has none. SciPy's where it is installed, else Python's, number by number."""
+        try:
+            from scipy.special import erf
+        except ImportError:
+            return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x), x.dtype)
         return erf(x)
 
     def from_host(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:

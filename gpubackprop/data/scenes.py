@@ -18,7 +18,7 @@ BACKGROUND = "background"
 
 @sources.register("digit_scenes")
 class DigitScenes(Source):
-    """Grey scenes (size, size, 1) of 1 to `most` digits of scikit-learn's, `scale` times as large, at random places
+    """Grey scenes (size, size, 1) of 1 to `most` of the handwritten digits, `scale` times as large, at random places
     under noise; targets (size, size): 0 background, 1 to 10 the digits 0 to 9, the uppermost where they overlap.
 
     noise    share of the brightness that is uniform noise

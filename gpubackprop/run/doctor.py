@@ -30,7 +30,7 @@ def report() -> tuple[Findings, list[str]]:
         ("memory", _memory()),
         *_blas(),
         *_kernels(),
-        *((name, version_of(name) or "not installed") for name in ("scikit-learn", "safetensors", "tensorboardX")),
+        *((name, version_of(name) or "not installed") for name in ("safetensors", "tensorboardX")),
     ]
     gpu, remedies = _gpu()
     found, words = cpu()

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -42,8 +39,3 @@ def test_test_split_is_constant_disjoint_and_stratified():
 def test_no_path_to_point_at():
     with pytest.raises(DataError, match="'digits' reads no files"):
         Digits().at("elsewhere")
-
-
-def test_scikit_learn_is_imported_when_the_images_are_read_and_not_before():
-    code = "import sys; from gpubackprop.data import Digits; Digits().info(); assert 'sklearn' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -45,7 +45,7 @@ def fails(reason):
 
 def test_names_what_every_machine_has(machine):
     found, _ = machine()
-    for name in ("Python", "platform", "processor", "memory", "NumPy", "BLAS", "scikit-learn", "safetensors"):
+    for name in ("Python", "platform", "processor", "memory", "NumPy", "BLAS", "Numba", "safetensors"):
         assert found[name]
         assert "not installed" not in found[name]
     assert found["memory"].endswith("GiB")
