@@ -110,46 +110,36 @@ def _add(x, total):  # (O,), (O,)
         total[j] += x[j]
 
 
-@serial
-def _product(a, turn_a, b, turn_b, z, top, left, kind, first, second, bias, y, scratch):
-    """z[top : top + M, left : left + N] = a b + bias; y = activation of z.
-
-    `turn_a`: a is (K, M), else (M, K); `turn_b`: b is (N, K), else (K, N). kind and its numbers; z and y as a whole,
-    or z for both; bias of all of z, or (0,); scratch (P + 1, K', width) of panels.scratch_for.
-    """
-    inner, rows = a.shape if turn_a else a.shape[::-1]
-    columns = b.shape[0] if turn_b else b.shape[1]
-    deep, width = scratch.shape[1:]
-    wide = (scratch.shape[0] - 1) * width
-    for j in range(0, columns, wide):
-        end = min(j + wide, columns)
-        panels = scratch[: -(-(end - j) // width)]
-        for low in range(0, max(inner, 1), deep):
-            high = min(low + deep, inner)
-            pack_block(b[j:end, low:high] if turn_b else b[low:high, j:end], turn_b, panels)
-            for i in range(0, rows, width):
-                bottom = min(i + width, rows)
-                c = z[top + i : top + bottom, left + j : left + end]
-                if turn_a:
-                    pack_rows(a[low:high, i:bottom], scratch[-1])
-                    part_of_a = scratch[-1, : high - low].T[: bottom - i]
-                else:
-                    part_of_a = a[i:bottom, low:high]
-                multiply(part_of_a, panels, c, low > 0)
-                if (kind or bias.size) and high == inner:
-                    where = slice(left + j, left + end)
-                    for r in range(top + i, top + bottom):
-                        _finish(kind, first, second, bias[where], z[r, where], y[r, where])
-
-
 @parallel
 def _multiply(a, turn_a, b, turn_b, z, kind, first, second, bias, y, scratch, threads):
-    # as _product; scratch (threads, P + 1, K', width). For all three products of a layer: so one is compiled.
+    """z (M, N) = a b + bias; y = activation of z. All three products of a layer: so one function is compiled.
+
+    `turn_a`: a is (K, M), else (M, K); `turn_b`: b is (N, K), else (K, N). kind and its numbers, bias (N,) or (0,),
+    y (M, N) or z again, scratch (threads, P + 1, K', width) of panels.scratch_for.
+    """
+    inner = a.shape[0] if turn_a else a.shape[1]
+    deep, width = scratch.shape[2:]
+    wide = (scratch.shape[1] - 1) * width
     for t in prange(threads):
         top, bottom, left, right = share(z, threads, t)
-        rows = a[0 : a.shape[0], top:bottom] if turn_a else a[top:bottom, 0 : a.shape[1]]
-        columns = b[left:right, 0 : b.shape[1]] if turn_b else b[0 : b.shape[0], left:right]
-        _product(rows, turn_a, columns, turn_b, z, top, left, kind, first, second, bias, y, scratch[t])
+        for j in range(left, right, wide):
+            end = min(j + wide, right)
+            panels = scratch[t, : -(-(end - j) // width)]
+            for low in range(0, max(inner, 1), deep):
+                high = min(low + deep, inner)
+                pack_block(b[j:end, low:high] if turn_b else b[low:high, j:end], turn_b, panels)
+                for i in range(top, bottom, width):
+                    stop = min(i + width, bottom)
+                    if turn_a:
+                        turned = scratch[t, -1]
+                        pack_rows(a[low:high, i:stop], turned)
+                        rows = turned[: high - low].T[: stop - i]
+                    else:
+                        rows = a[i:stop, low:high]
+                    multiply(rows, panels, z[i:stop, j:end], low > 0)
+                    if (kind or bias.size) and high == inner:
+                        for r in range(i, stop):
+                            _finish(kind, first, second, bias[j:end], z[r, j:end], y[r, j:end])
 
 
 @parallel
