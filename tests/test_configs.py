@@ -63,14 +63,14 @@ def images(source):
     return np.random.default_rng(0).integers(0, 256, (len(labels), *SHAPES[source]), np.uint8), labels
 
 
-def train(path, device):
+def train(path, device, kernels="reference"):
     """Two steps of what `gpubackprop train` runs, and an evaluation: losses, evaluation, state dict."""
     source = load_config(path).data.type
     arrays = {"train": images(source)} if source in SHAPES else None
     plan = make_plan(path, {"data.batch_size": BATCH} | MADE.get(source, {}), arrays)
     config, options = plan.config, plan.config.training
     data = prepare(plan.source, plan.options, seed=config.seed)
-    model = plan.model.build(plan.info.input_shape, config.seed, device, config.precision)
+    model = plan.model.build(plan.info.input_shape, config.seed, device, config.precision, kernels)
     optimizer = config.optimizer.build(model.parameters())
     losses = Losses()
     state = Trainer(
@@ -100,3 +100,4 @@ def test_two_steps_on_the_cpu_and_on_the_strict_device_agree(path, folder, monke
     assert strict_validation == validation
     for key, value in weights.items():
         np.testing.assert_array_equal(strict_weights[key], value, err_msg=key)
+    assert train(path, "cpu", "auto")[0] == pytest.approx(losses, rel=1e-3)  # kernels round differently

@@ -86,6 +86,7 @@ class TestSeveralInputsAndOutputs:
                 [{"linear": 3}, {"heads": {"branches": {"left": [{"linear": 4}], "right": [{"linear": 5}]}}}],
                 (5,),
                 device=device,
+                kernels="reference",
             )
             x = np.random.default_rng(0).normal(size=(6, 5))
             step = TrainStep(model, Sum(), gbp.optim.SGD(model.parameters(), lr=0.1))

@@ -45,7 +45,7 @@ def run(layer, inputs, mask=None, dy=None, training=True, **options):
     return y.value, grads | {f"d{s.name}": s.param.grad.copy() for s in layer.parameters().segments}
 
 
-def compare(layer, module, inputs, mask, call, rng):
+def compare(layer, module, inputs, mask, call, rng, tolerance=1e-10):
     """Our output and gradients against `call(module, *tensors)`, with our weights."""
     torch = torch_or_skip()
     module = module.double().train(False)
@@ -57,7 +57,7 @@ def compare(layer, module, inputs, mask, call, rng):
     (theirs * torch.tensor(dy)).sum().backward()
     wanted = {f"d{name}": a.grad.numpy() for name, a in there.items()}
     wanted |= {f"d{name}": p.grad.numpy() for name, p in module.named_parameters()}
-    assert_close({"y": y} | grads, {"y": theirs.detach().numpy()} | wanted, 1e-10)
+    assert_close({"y": y} | grads, {"y": theirs.detach().numpy()} | wanted, tolerance)
 
 
 def disturb(layer, rng):
@@ -95,7 +95,8 @@ def test_any_encoder_layer_equals_pytorch(n, t, heads, size, causal, masked, nor
         return m(x, src_mask=later(t) if causal else None, src_key_padding_mask=padding)
 
     module = torch.nn.TransformerEncoderLayer(width, heads, 5, 0.0, batch_first=True, **options)
-    compare(layer, module, {"x": rng.normal(size=(n, t, width))}, mask, call, rng)
+    # A layer norm over two numbers that are nearly equal multiplies rounding errors.
+    compare(layer, module, {"x": rng.normal(size=(n, t, width))}, mask, call, rng, 1e-8)
 
 
 @oracle
@@ -247,8 +248,9 @@ def test_strict_device(rng):
     )  # fmt: skip
     found = []
     for device in ("cpu", "strict"):
-        model = chain().build({"target": (4, 6), "source": (5, 6)}, device=device, precision="float64")
-        backend = choose(device)[0]
+        shapes = {"target": (4, 6), "source": (5, 6)}
+        model = chain().build(shapes, device=device, precision="float64", kernels="reference")
+        backend = choose(device, "reference")[0]
         put = lambda arrays, b=backend: {name: b.from_host(a) for name, a in arrays.items()}  # noqa: E731  # short
         dy = backend.from_host(np.random.default_rng(1).normal(size=(2, 4, 6)))
 

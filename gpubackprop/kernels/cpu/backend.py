@@ -138,7 +138,7 @@ class CpuBackend(NumpyBackend):
         if type(x) is np.ndarray and out.size >= GLUE and x.shape == out.shape and x.flags.c_contiguous:
             self.launch(glue.copy, out.reshape(-1), x.reshape(-1), cost=2 * glue.STREAM * out.size)
         else:
-            self.launch(np.copyto, out, x)
+            self.launch(np.copyto, out, np.nan if x is None else x)  # as NumPy assigns what a faulty op gave
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array of step memory, to be written before it is read."""
