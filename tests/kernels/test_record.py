@@ -335,7 +335,7 @@ def spoil(step, small):
     """Fill memory of a recorded step that nobody owns between steps."""
     (replay,) = replays(step)
     kept = {a.__array_interface__["data"][0] for a in (*replay.inputs, *replay.outputs) if a is not None}
-    for stack in replay.memory.free.values():
+    for stack in step._update.memory.free.values():
         for base in stack:
             np.frombuffer(base, np.uint8).fill(255)
     for a in small:
