@@ -54,6 +54,11 @@ def test_several_blocks_of_each_axis(shape: tuple[int, int, int], threads: int, 
     assert_equals_reference(backend(threads), linear, _inputs(*shape, dtype))
 
 
+@pytest.mark.parametrize("options", ACTIVATIONS, ids=str)
+def test_an_activation_follows_the_last_block(options: dict[str, str]) -> None:
+    assert_equals_reference(backend(2), linear_activation, _inputs(35, 700, 41, "float32"), options)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_threads_agree_to_rounding(threads: int) -> None:
     x, weight, bias = _inputs(130, 600, 70, "float64")
