@@ -20,9 +20,9 @@ from gpubackprop.kernels.cpu.memory import Pool
 from gpubackprop.kernels.cpu.record import RecordedStep, Recording
 from gpubackprop.tape import Op, Slot
 
-SPINS = "1000"
+SPINS = "5000"
 GLUE = 4096  # numbers: smaller arrays are NumPy's to add and to copy
-SHARED = 5000.0  # nanoseconds: what takes less is not worth waking the other threads for
+SHARED = 20000.0  # nanoseconds: what takes less is not worth waking the other threads for, who may sleep
 
 
 class CpuBackend(NumpyBackend):
