@@ -103,7 +103,7 @@ def choices(monkeypatch, tmp_path):
     direct = module.ALGORITHMS["direct"]
     never = direct._replace(fits=lambda *_: False, forward=None)
     monkeypatch.setattr(module, "ALGORITHMS", {"direct": direct, "slow": direct._replace(forward=slow), "never": never})
-    monkeypatch.setattr(module, "CHOSEN", {})
+    monkeypatch.setattr(module, "CHOICES", {})
     monkeypatch.setattr(module, "_file", lambda: tmp_path / "choices.json")
     monkeypatch.delenv("GPUBACKPROP_CONV", raising=False)
     module._kept.cache_clear()
@@ -120,12 +120,12 @@ def test_the_quicker_algorithm_is_measured_once_and_kept(choices):
     assert module.algorithm(b, module.FORWARD, *LARGE) is module.ALGORITHMS["direct"]
     assert len(calls) == module.ROUNDS + 1
     assert list(json.loads(path.read_text()).values()) == ["direct"]
-    assert module.chosen() == [f"{key}: direct" for key in module.CHOSEN]
+    assert module.chosen() == [f"{key}: direct" for key in module.CHOICES]
     module.algorithm(b, module.FORWARD, *LARGE)
     assert len(calls) == module.ROUNDS + 1, "measured again"
 
-    path.write_text(json.dumps(dict.fromkeys(module.CHOSEN, "slow")))
-    module.CHOSEN.clear()
+    path.write_text(json.dumps(dict.fromkeys(module.CHOICES, "slow")))
+    module.CHOICES.clear()
     module._kept.cache_clear()
     assert module.algorithm(b, module.FORWARD, *LARGE) is module.ALGORITHMS["slow"], "what was kept does not count"
 

@@ -103,7 +103,8 @@ import numpy as np
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.glue import scale
 b, x = CpuBackend(threads=2), np.arange(4, dtype=np.float32)
-b.announce(print)
+announcing = b.announcing(print)
+announcing.__enter__()
 b.launch(scale, x, np.full(1, 2, np.float32), cost=1e9)
 b.launch(scale, x.astype(np.float64), np.full(1, 2.0), cost=1e9)
 print(x.tolist())
