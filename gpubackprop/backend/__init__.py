@@ -33,7 +33,10 @@ def cpu(kernels: str = "auto") -> tuple[Backend, str]:
     """
     if kernels not in ("auto", "reference"):
         raise UsageError(f"unknown kernels {kernels!r}; known: auto, reference")
-    if "reference" in (kernels, os.environ.get("GPUBACKPROP_KERNELS")):
+    around = os.environ.get("GPUBACKPROP_KERNELS", "auto")
+    if around not in ("auto", "reference"):
+        raise UsageError(f"GPUBACKPROP_KERNELS={around}: known: auto, reference")
+    if "reference" in (kernels, around):
         return NumpyBackend(), "reference kernels, as asked"
     try:
         import_module("numba")  # by itself: an ImportError of our own is a mistake, to be seen

@@ -57,6 +57,8 @@ def _alone(layer: Layer) -> Forward:
 
 def _fused(container: Sequential) -> list[Forward]:
     """`chain` of a container's layers, kept beside it: a copy of the container has other layers."""
+    if any("forward" in vars(layer) for layer in container.layers):
+        return [_alone(layer) for layer in container.layers]
     layers, steps = _CHAINS.get(container, ((), []))
     if layers != (now := tuple(container.layers)):
         steps = chain(now)

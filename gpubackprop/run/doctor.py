@@ -36,7 +36,7 @@ def report() -> tuple[Findings, list[str]]:
     found, words = cpu()
     if type(found) is NumpyBackend and "as asked" not in words:
         remedies = [
-            f"CPU: several times slower without compiled kernels: pip install 'numba>=0.68' ({words})",
+            f"CPU: several times slower without compiled kernels: pip install 'numba>=0.68,<0.70' ({words})",
             *remedies,
         ]
     return findings + gpu, remedies

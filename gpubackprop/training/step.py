@@ -11,7 +11,7 @@ import numpy as np
 from gpubackprop.backend import Array, Backend, HostArray
 from gpubackprop.errors import UsageError
 from gpubackprop.nn.layer import Layer
-from gpubackprop.nn.loss import Loss
+from gpubackprop.nn.loss import ByClass, Elementwise, Loss
 from gpubackprop.ops.loss import with_auxiliary
 from gpubackprop.optim import GradientNoise, Optimizer, WeightAverage
 from gpubackprop.optim.clip import clip_norm, clip_value
@@ -63,18 +63,15 @@ class TrainStep:
         self._backend = model.built.backend
         self._classes: int | None = None  # of the model's outputs, known once it has run
         self._update = self._backend.repeated(self.update, self._on_device, self._made_of)
-        used = (*_inside(model), *_inside(loss), optimizer)
-        plugins = (type(part).__name__ for part in used if not type(part).__module__.startswith("gpubackprop."))
-        self._foreign = next(plugins, None)
         self._number = self._backend.from_host(np.zeros((), np.uint64))
 
     def __call__(self, *data: Any) -> Array:
         """One update on (x, target), a batch, or a list of batches."""
         batches = as_batches(data)
-        if self._classes is not None:  # a replayed step would not look
+        if self._classes is not None and isinstance(self.loss, ByClass):  # a replayed step would not look
             for batch in batches:
                 if type(targets := batch.get("targets")) is np.ndarray and targets.dtype.kind in "iu":
-                    self.loss.check_classes(targets, self._classes)  # type: ignore[attr-defined]  # of losses of classes
+                    self.loss.check_classes(targets, self._classes)
         self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
         for part in (self.noise, self.average):
             if part is not None:
@@ -104,12 +101,17 @@ class TrainStep:
         self._classes = getattr(self.loss, "classes", None)
         if any(self.carries):
             b.only_once("layers hand states on from step to step")
-        if self._foreign:
-            b.only_once(f"what {self._foreign} does in Python is not known here")
+        foreign = (
+            type(part).__name__ for part in self._made_of() if not type(part).__module__.startswith("gpubackprop.")
+        )
+        if plugin := next(foreign, None):
+            b.only_once(f"what {plugin} does in Python is not known here")
+        if not isinstance(self.loss, ByClass | Elementwise):
+            b.only_once(f"{self.loss.name} looks at its targets")
         if isinstance(self.optimizer, Wrapper):
             b.only_once(f"{type(self.optimizer).__name__} does not do the same in every step")
         if self.noise is not None:
-            b.rule(GradientNoise.add)(self.noise, self._number)
+            b.rule(type(self.noise).add)(self.noise, self._number)
         if self.clip_value is not None:
             b.rule(clip_value)(b, params.grad, self.clip_value)
         norm = None

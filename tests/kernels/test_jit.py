@@ -135,3 +135,12 @@ def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(tmp_path):
     out, error = _start(tmp_path / "file" / "cache", tmp_path).communicate(timeout=300)
     assert "not kept" in out, error
     assert out.endswith("[0.0, 0.5, 1.0, 1.5]\n")
+
+
+def test_a_damaged_file_of_the_cache_is_compiled_anew(tmp_path):
+    halves = "[0.0, 0.5, 1.0, 1.5]"
+    assert _start(tmp_path / "cache").communicate(timeout=300)[0].endswith(f"{halves}\n")
+    for number, path in enumerate(sorted((tmp_path / "cache").rglob("*.nb?"))):
+        path.write_bytes(path.read_bytes()[: 100 * (number % 2)])
+    out, error = _start(tmp_path / "cache").communicate(timeout=300)
+    assert out.endswith(f"{halves}\n"), error

@@ -174,7 +174,9 @@ def _thread_count() -> int:
     ours = {"GOMP_SPINCOUNT": SPINS} if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ) else {}
     os.environ.update(ours)
     try:
-        return int(numba.get_num_threads())
+        count = int(numba.get_num_threads())
     finally:
         for name in ours:
             del os.environ[name]
+    asked = os.environ.get("OMP_NUM_THREADS", "")  # what schedulers set; Numba's own variable goes before it
+    return min(count, max(int(asked), 1)) if asked.isdigit() and "NUMBA_NUM_THREADS" not in os.environ else count

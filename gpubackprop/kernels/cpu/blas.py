@@ -25,7 +25,10 @@ def _library() -> ctypes.CDLL:
     folder = Path(np.__file__).parent
     for place in (folder.parent / "numpy.libs", folder / ".dylibs"):
         for path in sorted(place.glob("libscipy_openblas64_*")):
-            return ctypes.CDLL(str(path))
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError as error:
+                raise UsageError(f"NumPy's OpenBLAS cannot be loaded: {error}") from error
     raise UsageError("this NumPy does not bring its own OpenBLAS (the wheels from PyPI do)")
 
 

@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,34 @@ def _compiled(function: Callable[..., Any]) -> Any:
     if _FOLDER is not None:  # the user's own functions keep theirs
         config.CACHE_DIR = str(_FOLDER)
     try:
-        return numba.njit(cache=_FOLDER is not None, **_OPTIONS)(function)
+        made = numba.njit(cache=_FOLDER is not None, **_OPTIONS)(function)
     finally:
         config.CACHE_DIR = before
+    if _FOLDER is not None:
+        made._cache = _Careful(made._cache)
+    return made
+
+
+class _Careful:
+    """Numba's cache of a function, of which nothing stops a training: neither a damaged file nor a full disk."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *args: Any) -> Any:
+        """What is kept; None, so that it is compiled, where that cannot be read."""
+        try:
+            return self._cache.load_overload(*args)
+        except Exception:  # unpickling raises anything
+            return None
+
+    def save_overload(self, *args: Any) -> None:
+        """Keep it, where that can be done."""
+        with suppress(Exception):
+            self._cache.save_overload(*args)
 
 
 class _Pause(Listener):

@@ -15,6 +15,7 @@ from gpubackprop.backend import Array
 
 _SMALL = 4096  # bytes: below it NumPy's own allocation is as quick
 _LINE = 64  # bytes of a cache line
+_KEEP = 128 << 20  # bytes that may lie idle whatever is in use
 
 
 class _Block(np.ndarray[Any, Any]):
@@ -25,6 +26,7 @@ class _Block(np.ndarray[Any, Any]):
     def __del__(self) -> None:
         if self.pool is not None:
             self.pool.free.setdefault(self.size, []).append(self.base)
+            self.pool.idle += self.size
 
 
 class Pool:
@@ -34,6 +36,7 @@ class Pool:
         self.free: dict[int, list[Any]] = {}
         self.poison = poison
         self.held = 0  #: bytes that were asked of the system
+        self.idle = 0  #: of them, those that are free
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array with whatever was there before."""
@@ -47,13 +50,21 @@ class Pool:
         rounded = -(-size // _LINE) * _LINE
         stack = self.free.get(rounded)
         # The base of a block is no array, so that the base of all views, and of views of views, is the block.
-        block = _Block(rounded, np.uint8, stack.pop() if stack else self._fresh(rounded))
+        block = _Block(rounded, np.uint8, self._again(stack) if stack else self._fresh(rounded))
         block.pool = self
         if self.poison:
             block.fill(255)
         return np.ndarray(shape, dtype, block)
 
+    def _again(self, stack: list[Any]) -> Any:
+        raw = stack.pop()
+        self.idle -= len(raw)
+        return raw
+
     def _fresh(self, size: int) -> Any:
+        if self.idle > max(_KEEP, 2 * (self.held - self.idle)):  # sizes that came and went: give them back
+            self.free.clear()
+            self.held, self.idle = self.held - self.idle, 0
         self.held += size
         wide = np.empty(size + _LINE, np.uint8)
         start = -wide.ctypes.data % _LINE
@@ -64,7 +75,8 @@ class Pool:
         for size, stack in other.free.items():
             self.free.setdefault(size, []).extend(stack)
         other.free.clear()
-        self.held, other.held = self.held + other.held, 0
+        self.held, other.held = self.held + other.idle, other.held - other.idle
+        self.idle, other.idle = self.idle + other.idle, 0
 
 
 def root(x: Array) -> _Block | None:

@@ -103,14 +103,20 @@ class RecordedStep:
         replay = self.found.get(key, "new")
         if type(replay) is _Replay:
             if replay.watch.unchanged():
-                return replay([a for _, a in arrays])
+                try:
+                    return replay([a for _, a in arrays])
+                except Exception:  # a launch refused its data: the step itself says it in the layer's words
+                    del self.found[key]
+                    return self.step(self.prepare(batches))
             self.found.clear()
             replay = "new"
         with one_thread(), np.errstate(all="ignore"):  # about overflow a GPU is silent too: the trainer looks at losses
             if replay is None:
                 return self._record(key, batches)
             if replay == "new":
-                self.found[key] = None if _may_repeat(arrays) else "its batches hold more than inputs and targets"
+                self.found[key] = (
+                    None if _may_repeat(arrays) else "its batches are not NumPy's inputs and targets alone"
+                )
             return self.step(self.prepare(batches))
 
     def _record(self, key: Any, batches: Batches) -> Outputs:
@@ -147,8 +153,11 @@ def _arrays(batches: Batches) -> list[tuple[str, Any]]:
 
 
 def _may_repeat(arrays: Sequence[tuple[str, Any]]) -> bool:
-    """Masks and weights change what the layers do with their shapes, outside of launches."""
-    return all(name.startswith(("inputs", "targets")) and type(a) is np.ndarray for name, a in arrays)
+    """Masks and weights change what the layers do with their shapes, outside of launches; of several targets the
+    values are looked at by each head's loss."""
+    return all(name == "targets" or name.startswith("inputs") for name, _ in arrays) and all(
+        type(a) is np.ndarray for _, a in arrays
+    )
 
 
 def _copied(batch: Mapping[str, Any]) -> dict[str, Any]:

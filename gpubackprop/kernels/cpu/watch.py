@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from gpubackprop.optim import Optimizer
+
 #: What changes from step to step, or with the shape of what a model is asked, and is no part of what a step does.
-PASSING = {"shapes", "_checked", "classes", "_classes", "lr", "momentum", "steps", "numbers", "grad_norm", "carries"}
+PASSING = {"shapes", "_checked", "classes", "_classes", "grad_norm", "carries"}
+OF_OPTIMIZERS = {"lr", "momentum", "steps", "numbers"}  # they reach a step as arrays
 
 
 class _Seen(NamedTuple):
@@ -24,7 +27,8 @@ class Watch:
         self.seen: list[_Seen] = []
         for each in objects:
             attributes = getattr(each, "__dict__", {})
-            names = [name for name in attributes if name not in PASSING]
+            passing = PASSING | OF_OPTIMIZERS if isinstance(each, Optimizer) else PASSING
+            names = [name for name in attributes if name not in passing]
             self._see(attributes, _picked(names))
             for name in names:
                 if isinstance(attributes[name], list):
