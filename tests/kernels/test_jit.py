@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-jit = pytest.importorskip("gpubackprop.kernels.cpu.jit")
-from gpubackprop.kernels.cpu.backend import CpuBackend  # noqa: E402  # behind the check that Numba is there
-from gpubackprop.kernels.cpu.jit import parallel, prange  # noqa: E402  # as above
+pytest.importorskip("numba", reason="Numba, which compiles the kernels, is not installed")
+from gpubackprop.kernels.cpu import jit  # behind the check that Numba is there
+from gpubackprop.kernels.cpu.backend import CpuBackend  # behind the check that Numba is there
+from gpubackprop.kernels.cpu.jit import parallel, prange  # as above
 
 
 @parallel

@@ -141,7 +141,7 @@ def test_scikit_learn_makes_the_same_steps() -> None:
 
 
 def test_jax_makes_the_same_steps() -> None:
-    pytest.importorskip("jax")
+    pytest.importorskip("jax", reason="JAX, one of the peers, is not installed")
     for name in ("tiny", "lenet"):
         task, _ = WORKLOADS[name].task()
         ours, theirs = Ours(task, "cpu", "reference"), others.Jax(task)
@@ -150,7 +150,7 @@ def test_jax_makes_the_same_steps() -> None:
 
 
 def test_the_plot_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="the plots need matplotlib, the [bench] extra")
     series = {"gpubackprop": [1e-3, 2e-3], "PyTorch eager": [2e-3, 3e-3]}
     report.plot({"batch": {"values": [32, 64], "candidates": series}}, tmp_path / "growth.svg")
     assert "<svg" in (tmp_path / "growth.svg").read_text()

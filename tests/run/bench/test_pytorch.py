@@ -11,7 +11,7 @@ from gpubackprop.run.bench.ours import Ours
 from gpubackprop.run.bench.process import CannotError
 from gpubackprop.run.bench.task import Task, difference
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs PyTorch, the [oracle] extra")
 pytestmark = pytest.mark.oracle
 
 CONV = {"conv2d": {"out_channels": 4, "kernel_size": 3, "padding": 1, "bias": False}}
