@@ -10,6 +10,7 @@ import numpy as np
 from gpubackprop.backend import Array, Backend, HostArray, NumpyBackend, choose
 from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.layer import Shape
+from gpubackprop.ops.totals import only_classes
 from gpubackprop.registry import Registry
 from gpubackprop.tape import Op, Tape, Tensor
 
@@ -65,7 +66,6 @@ class ByClass(Loss):
     """
 
     class_targets = True
-    classes: int | None = None  #: of the outputs that it saw last
 
     def __init__(self, weight: Sequence[float] | None = None, ignore_index: int = -100) -> None:
         self.weight, self.ignore_index = Constant.of(weight), ignore_index
@@ -80,17 +80,17 @@ class ByClass(Loss):
         check_counts(target.shape, weight, mask)
         arrays = (output, target, Constant.on(self.weight, output), weight, mask)
         if type(target) is np.ndarray:  # on the CPU, where looking waits for nothing; a GPU does not look
-            self.check_classes(target, output.shape[-1])
-        self.classes = output.shape[-1]
+            self.check_classes(output.tape.backend, target, output.shape[-1])
         return run(op, *arrays, ignore_index=self.ignore_index, **options)
 
-    def check_classes(self, target: HostArray, classes: int) -> None:
+    def check_classes(self, b: Backend, target: HostArray, classes: int) -> None:
         """Raise UsageError for a target that is none of the classes of the outputs."""
-        if are_classes(target, classes):
-            return
-        self.check_targets(target)
-        if (target[target != self.ignore_index] >= classes).any():
-            raise UsageError(f"{self.name}: a target is none of the model's {classes} classes, 0 to {classes - 1}")
+        try:
+            b.rule(only_classes)(b, target, classes, self.ignore_index)
+        except IndexError as error:
+            self.check_targets(target)
+            known = f"the model's {classes} classes, 0 to {classes - 1}"
+            raise UsageError(f"{self.name}: a target is none of {known}") from error
 
     def check_targets(self, target: HostArray) -> None:
         """No negative class but ignore_index: as an index it would silently count from the end."""
@@ -119,11 +119,6 @@ class ByClass(Loss):
         if self.weight is not None and self.weight.values.shape != (given,):
             shape = self.weight.values.shape
             raise ShapeError(f"{self.name}: weight has shape {shape}; with {given} outputs it must be ({given},)")
-
-
-def are_classes(target: HostArray, classes: int) -> bool:
-    """Whether all of target (...), integers, are from 0 to classes - 1. Quick: seen as unsigned a negative is large."""
-    return not target.size or bool(np.maximum.reduce(target.view(f"u{target.dtype.itemsize}"), axis=None) < classes)
 
 
 class Elementwise(Loss):

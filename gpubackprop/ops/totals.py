@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpubackprop.backend import Array
+from gpubackprop.backend import Array, Backend
 
 
 def element_weights(xp: Any, shape: tuple[int, ...], dtype: Any, *factors: Array | None) -> Array:
@@ -31,6 +31,15 @@ def class_positions(
     target = target.reshape(-1).astype(xp.int64)
     kept = target != ignore_index
     return (xp.arange(target.size), target * kept), count * kept
+
+
+def only_classes(b: Backend, target: Array, classes: int, ignore_index: int) -> None:
+    """Raise IndexError where target (...), integers, is neither of 0 to classes - 1 nor ignore_index.
+
+    Looks at values, so that on a GPU it would wait.
+    """
+    if bool(((target < 0) | (target >= classes))[target != ignore_index].any()):
+        raise IndexError(f"a target is none of {classes} classes")
 
 
 def totals(xp: Any, losses: Array, count: Array) -> tuple[Array, Array]:

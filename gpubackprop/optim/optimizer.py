@@ -90,6 +90,7 @@ class Optimizer:
         self.layer_scales = layer_scales(params.segments, layer_decay)
         self.trained = [segment for segment in params.segments if segment.param.needs_grad]
         self.scalars: Array = None
+        self.sent: list[tuple[float, ...]] = []  #: the coefficients that lie in `scalars`
 
     # --- what an optimizer writes ------------------------------------------------------------------------------
 
@@ -183,7 +184,9 @@ class Optimizer:
             )
         self.steps += 1
         rows = [self.coefficients(self.lr * scale, decay) for scale, decay in self.settings]
-        sent = self.backend.from_host(np.array(rows, self.params.master.dtype))
+        if rows == self.sent:
+            return
+        sent, self.sent = self.backend.from_host(np.array(rows, self.params.master.dtype)), rows
         if self.scalars is None:
             self.scalars = self.xp.zeros_like(sent)
         self.scalars[...] = sent  # always the same memory: a captured update goes on reading it

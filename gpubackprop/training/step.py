@@ -61,17 +61,12 @@ class TrainStep:
         #: States of stateful layers after the last step, by micro-batch.
         self.carries: list[dict[str, list[Array]]] = []
         self._backend = model.built.backend
-        self._classes: int | None = None  # of the model's outputs, known once it has run
         self._update = self._backend.repeated(self.update, self._on_device, self._made_of)
         self._number = self._backend.from_host(np.zeros((), np.uint64))
 
     def __call__(self, *data: Any) -> Array:
         """One update on (x, target), a batch, or a list of batches."""
         batches = as_batches(data)
-        if self._classes is not None and isinstance(self.loss, ByClass):  # a replayed step would not look
-            for batch in batches:
-                if type(targets := batch.get("targets")) is np.ndarray and targets.dtype.kind in "iu":
-                    self.loss.check_classes(targets, self._classes)
         self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
         for part in (self.noise, self.average):
             if part is not None:
@@ -98,7 +93,6 @@ class TrainStep:
         self.carries += [{} for _ in range(len(batches) - len(self.carries))]
         evaluate = partial(self.gradient, batches, self.carries[: len(batches)])
         losses, weight, tapes, self.carries[: len(batches)] = self.optimizer.gradient(evaluate)
-        self._classes = getattr(self.loss, "classes", None)
         if any(self.carries):
             b.only_once("layers hand states on from step to step")
         foreign = (

@@ -31,7 +31,7 @@ def _kernels():
 
 def replays(step):
     """The recordings of a step."""
-    return [found for found in step._update.found.values() if hasattr(found, "launches")]
+    return [found for found in step._update.found.values() if hasattr(found, "program")]
 
 
 def refusals(step):

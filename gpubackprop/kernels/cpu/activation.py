@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu import curves
 from gpubackprop.kernels.cpu.backend import CpuBackend
-from gpubackprop.kernels.cpu.jit import Parallel, parallel, prange
+from gpubackprop.kernels.cpu.jit import Launched, parallel, prange
 from gpubackprop.kernels.cpu.kernel import kernel
 from gpubackprop.ops import activation, gated, rectified
 from gpubackprop.ops.rectified import SELU_ALPHA, SELU_SCALE
@@ -23,13 +23,13 @@ LINE = 16  # numbers of a cache line: threads do not write into each other's
 class Curve(NamedTuple):
     """A function and its slope over whole arrays; the slope is of the output, or else of the input."""
 
-    forward: Parallel
-    backward: Parallel
+    forward: Launched
+    backward: Launched
     of_output: bool
     cost: float  # nanoseconds for an element in float32
 
 
-def _forward(value: Any) -> Parallel:
+def _forward(value: Any) -> Launched:
     @parallel
     def forward(x, y, a, b, threads):  # (n,), (n,), and two numbers of curves.py
         width = -(-x.size // (threads * LINE)) * LINE
@@ -41,7 +41,7 @@ def _forward(value: Any) -> Parallel:
     return forward
 
 
-def _backward(slope: Any) -> Parallel:
+def _backward(slope: Any) -> Launched:
     @parallel
     def backward(kept, dy, dx, a, b, threads):  # (n,), (n,), (n,)
         width = -(-dx.size // (threads * LINE)) * LINE

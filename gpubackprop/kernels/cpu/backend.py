@@ -14,7 +14,7 @@ from gpubackprop.backend import Array, NumpyBackend
 from gpubackprop.kernels.cpu import glue
 from gpubackprop.kernels.cpu.blas import one_thread
 from gpubackprop.kernels.cpu.host import HostOp, effect
-from gpubackprop.kernels.cpu.jit import MAIN, Parallel, announcing
+from gpubackprop.kernels.cpu.jit import MAIN, Launched, announcing
 from gpubackprop.kernels.cpu.kernel import CHOICES, KERNELS, RULES
 from gpubackprop.kernels.cpu.memory import Pool
 from gpubackprop.kernels.cpu.record import RecordedStep, Recording
@@ -58,7 +58,7 @@ class CpuBackend(NumpyBackend):
 
         cost  nanoseconds that it would take one thread, roughly: says whether the others are woken
         """
-        if isinstance(function, Parallel):
+        if isinstance(function, Launched):
             threads = self.threads if cost > self.shared else 1
             function, args = function.compiled, (*args, threads, MAIN)
         function(*args)

@@ -13,12 +13,13 @@ from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.constants import none_of
 from gpubackprop.kernels.cpu.elementary import exp
-from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial
-from gpubackprop.kernels.cpu.kernel import kernel, rows_of
+from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial, single
+from gpubackprop.kernels.cpu.kernel import kernel, rows_of, rule
 from gpubackprop.kernels.cpu.softmax import BLOCK, COST, block_rows, exponentials, shift
 from gpubackprop.kernels.cpu.totals import add_up, counts, positions_fit
 from gpubackprop.ops.class_loss import nll
 from gpubackprop.ops.loss import cross_entropy
+from gpubackprop.ops.totals import only_classes
 from gpubackprop.tape import Slots
 
 
@@ -258,5 +259,18 @@ def nll_backward(b: CpuBackend, saved: Any, dy: tuple[Array, ...], slots: Slots)
     return dx, None, None, None, None
 
 
+@single
+def _only_classes(target, classes, ignored):  # (M,)
+    for i in range(target.size):
+        if (target[i] < 0 or target[i] >= classes) and target[i] != ignored:
+            raise IndexError("a target is none of the classes")
+
+
+def check_classes(b: CpuBackend, target: Array, classes: int, ignore_index: int) -> None:
+    """As ops/totals.py; in a replayed step too, which begins anew without it then."""
+    b.launch(_only_classes, b.contiguous(target).reshape(-1), classes, ignore_index)
+
+
+rule(only_classes, check_classes)
 kernel(nll, nll_forward, nll_backward, positions_fit)
 kernel(cross_entropy, cross_entropy_forward, cross_entropy_backward, positions_fit)

@@ -28,26 +28,26 @@ _OPTIONS: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "error_model": "n
 _PART: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True}  # Python cannot call it; what calls it is kept
 
 
-class Parallel:
-    """A function whose last argument is the number of threads, over which it has a `prange` of its own."""
+class Launched:
+    """What Python calls: compiled when it is first called, with the number of threads and MAIN behind its arguments."""
 
-    def __init__(self, function: Callable[..., None]) -> None:
-        self.name, self.py_func = function.__name__, function
+    def __init__(self, function: Callable[..., None], alone: bool) -> None:
+        self.name, self.py_func, self.alone = function.__name__, function, alone
 
     @cached_property
     def compiled(self) -> Any:
-        """The function to call, with MAIN as one more argument."""
-        return _compiled(shared(self.py_func))
+        """The function to call."""
+        return compiled(shared(self.py_func, self.alone))
 
 
-def parallel(function: Callable[..., None]) -> Parallel:
+def parallel(function: Callable[..., None]) -> Launched:
     """Decorate `f(*arrays and numbers, threads)`, whose outer loop is `for t in prange(threads)`."""
-    return Parallel(function)
+    return Launched(function, alone=False)
 
 
-def single(function: Callable[..., None]) -> Any:
-    """Decorate what is launched on one thread, always."""
-    return _compiled(function)
+def single(function: Callable[..., None]) -> Launched:
+    """Decorate `f(*arrays and numbers)`, which is launched on one thread, always."""
+    return Launched(function, alone=True)
 
 
 def serial(function: Callable[..., Any]) -> Any:
@@ -60,7 +60,8 @@ def inline(function: Callable[..., Any]) -> Any:
     return register_jitable(forceinline=True)(function)  # by LLVM, which on its own stops at some length
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
+    """What compiled code makes of a function, kept from process to process."""
     before = config.CACHE_DIR
     if _FOLDER is not None:  # the user's own functions keep theirs
         config.CACHE_DIR = str(_FOLDER)

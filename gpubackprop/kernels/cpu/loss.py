@@ -13,7 +13,7 @@ import numpy as np
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.elementary import exp, log1p, logistic
-from gpubackprop.kernels.cpu.jit import Parallel, inline, parallel, prange
+from gpubackprop.kernels.cpu.jit import Launched, inline, parallel, prange
 from gpubackprop.kernels.cpu.kernel import kernel
 from gpubackprop.kernels.cpu.totals import add_up, counts, elements_fit
 from gpubackprop.ops import loss
@@ -83,11 +83,11 @@ def _cross_slope(x, target, a):
 class Distance(NamedTuple):
     """A loss of one number and its target, and its slope, over whole arrays."""
 
-    forward: Parallel
-    backward: Parallel
+    forward: Launched
+    backward: Launched
 
 
-def _forward(value: Any) -> Parallel:
+def _forward(value: Any) -> Launched:
     @parallel
     def forward(x, target, count, a, partial, total, weight, threads):
         # (L, R), (L, R), (L,) or (0,), a number, (threads, 2), (1,), (1,); without counts L is 1
@@ -117,7 +117,7 @@ def _forward(value: Any) -> Parallel:
     return forward
 
 
-def _backward(slope: Any) -> Parallel:
+def _backward(slope: Any) -> Launched:
     @parallel
     def backward(x, target, count, a, dy, dx, threads):  # as forward; (1,), (L, R)
         flat, flat_target, flat_dx = x.reshape(-1), target.reshape(-1), dx.reshape(-1)

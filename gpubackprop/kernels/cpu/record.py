@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numba.core.dispatcher import Dispatcher
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cpu.blas import one_thread
 from gpubackprop.kernels.cpu.memory import Pool, root
+from gpubackprop.kernels.cpu.program import Launch, Program
 from gpubackprop.kernels.cpu.watch import Watch
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Recording:
 
     def __init__(self, memory: Pool) -> None:
         self.memory = memory
-        self.launches: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self.launches: list[Launch] = []
         self.refused: str | None = None
 
     def add(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
@@ -48,7 +48,7 @@ class Recording:
 
 
 class _Replay(NamedTuple):
-    launches: list[tuple[Callable[..., Any], tuple[Any, ...]]]
+    program: Program
     inputs: list[Array]
     outputs: Outputs
     watch: Watch
@@ -58,9 +58,8 @@ class _Replay(NamedTuple):
         """The step again, on other arrays."""
         with one_thread(), self.silent:
             for held, given in zip(self.inputs, arrays, strict=True):
-                np.copyto(held, given, casting="unsafe")
-            for function, args in self.launches:
-                function(*args)
+                held[...] = given
+            self.program()
         return tuple(None if y is None else y.copy() for y in self.outputs)
 
 
@@ -134,9 +133,9 @@ class RecordedStep:
             self.found[key] = recording.refused
             return outputs
         inputs = [a for _, a in _arrays(held)]
-        compiled = all(isinstance(function, Dispatcher) for function, _ in recording.launches)
-        silent = _NOTHING if compiled else _Silent()
-        self.found[key] = _Replay(recording.launches, inputs, outputs, Watch(self.made_of()), silent)
+        program = Program(recording.launches)
+        silent = _NOTHING if program.compiled else _Silent()
+        self.found[key] = _Replay(program, inputs, outputs, Watch(self.made_of()), silent)
         return tuple(None if y is None else y.copy() for y in outputs)
 
 

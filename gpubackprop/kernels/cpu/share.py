@@ -19,6 +19,9 @@ from numba.extending import intrinsic
 
 #: Who is called from Python. A thread of the pool has the loop's number in its upper half, the part's in the lower.
 MAIN = -1
+#: The name's end of the function that gets a pointer to the arguments of another, all but `who`, one behind the other
+#: as in a struct in C, and returns 0 unless it raised.
+WHOLE = ".whole"
 _BYTE, _SIZE = ir.IntType(8).as_pointer(), ir.IntType(64)
 
 
@@ -63,6 +66,29 @@ def _start(builder: Any, count: Any, loop: Any) -> None:
     builder.call(parallel_for, [builder.bitcast(p, _BYTE) for p in pointers] + [_SIZE(0), _SIZE(1), wanted])
 
 
+@intrinsic
+def whole(context: Any) -> Any:
+    """Beside the function under construction there is one that takes all its arguments from memory: see WHOLE."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function = builder.function
+        entry = ir.Function(builder.module, ir.FunctionType(ir.IntType(32), [_BYTE]), function.name + WHOLE)
+        inside = ir.IRBuilder(entry.append_basic_block("entry"))
+        kept = ir.LiteralStructType([each.type for each in function.args[2:-1]])
+        data = inside.bitcast(entry.args[0], kept.as_pointer())
+        own = [inside.load(cgutils.gep_inbounds(inside, data, 0, i)) for i in range(len(kept.elements))]
+        arguments = [*_results(inside, function.args), *own, _SIZE(MAIN)]
+        inside.ret(inside.call(function, arguments, attrs=("noinline",)))
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def _results(builder: Any, args: Any) -> list[Any]:
+    """Room for what every function of Numba's writes before its arguments: its result, None, and what it raised."""
+    return [cgutils.alloca_once(builder, each.type.pointee) for each in args[:2]]
+
+
 def _part(module: Any, function: Any, kept: Any) -> Any:
     """What the pool calls, in the form of a NumPy ufunc's loop."""
     name = f"{function.name}.part"
@@ -76,7 +102,7 @@ def _part(module: Any, function: Any, kept: Any) -> Any:
     first = builder.ptrtoint(builder.load(places), _SIZE)
     data = builder.bitcast(data, kept.as_pointer())
     loop, *args = [builder.load(cgutils.gep_inbounds(builder, data, 0, i)) for i in range(len(kept.elements))]
-    results = [cgutils.alloca_once(builder, each.type.pointee) for each in args[:2]]  # of a function that returns None
+    results = _results(builder, function.args)
     with cgutils.for_range(builder, builder.load(sizes)) as each:
         who = builder.or_(builder.shl(loop, _SIZE(32)), builder.add(first, each.index))
         builder.call(function, [*results, *args[2:], who])
@@ -132,15 +158,18 @@ def _statements(source: str, place: ast.stmt) -> list[Any]:
     return found
 
 
-def shared(function: Callable[..., None]) -> Callable[..., None]:
-    """`function` with its loops over `prange` shared, and one more argument, `who`: see MAIN."""
+def shared(function: Callable[..., None], alone: bool = False) -> Callable[..., None]:
+    """`function` with its loops over `prange` shared among the threads that its last argument counts; with `whole`, and
+    one more argument, `who`: see MAIN. `alone`: it has no such argument and loops, and gets one."""
     lines, first = inspect.getsourcelines(function)
     tree = ast.parse(textwrap.dedent("".join(lines)))
     definition = tree.body[0]
     assert isinstance(definition, ast.FunctionDef)
     definition.decorator_list = []
-    definition.args.args.append(ast.arg("__who"))
-    _Loops(definition.args.args[-2].arg).visit(definition)
+    arguments = definition.args.args
+    arguments += [ast.arg("__threads")] * alone + [ast.arg("__who")]
+    _Loops(arguments[-2].arg).visit(definition)
+    definition.body += ast.parse("__whole()").body
     # What the function has from the function around it comes in by a function around it.
     free = function.__code__.co_freevars
     around = ast.parse(f"def __around({', '.join(free)}):\n  return {function.__name__}").body[0]
@@ -148,7 +177,7 @@ def shared(function: Callable[..., None]) -> Callable[..., None]:
     around.body.insert(0, definition)
     tree.body = [around]
     ast.increment_lineno(ast.fix_missing_locations(tree), first - 1)
-    names = {**function.__globals__, "__parts": parts}
+    names = {**function.__globals__, "__parts": parts, "__whole": whole}
     exec(compile(tree, function.__code__.co_filename, "exec"), names)
     made: Callable[..., None] = names["__around"](*(cell.cell_contents for cell in function.__closure__ or ()))
     made.__module__, made.__qualname__ = function.__module__, function.__qualname__

@@ -4,57 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 from gpubackprop.optim import Optimizer
 
 #: What changes from step to step, or with the shape of what a model is asked, and is no part of what a step does.
-PASSING = {"shapes", "_checked", "classes", "_classes", "grad_norm", "carries"}
-OF_OPTIMIZERS = {"lr", "momentum", "steps", "numbers"}  # they reach a step as arrays
-
-
-class _Seen(NamedTuple):
-    held: Any  #: the attributes of an object, or a list or dict among them
-    size: int
-    values: Callable[[Any], tuple[Any, ...]]
-    before: tuple[Any, ...]
+PASSING = {"shapes", "_checked", "grad_norm", "carries"}
+OF_OPTIMIZERS = {"lr", "momentum", "steps", "numbers", "sent"}  # they reach a step as arrays
 
 
 class Watch:
-    """The attributes of objects as they are now, lists and dicts among them too."""
+    """The attributes of objects as they are now, lists and dicts among them too.
+
+    What is the same object is not compared further, which makes a look at a whole model take a microsecond.
+    """
 
     def __init__(self, objects: Iterable[object]) -> None:
-        self.seen: list[_Seen] = []
+        self.whole: list[Any] = []  #: the attributes of objects, and the lists among them
+        #: Attributes some of which pass, and dicts among them: how many, how to get what counts, and what that was.
+        self.partly: list[tuple[dict[str, Any], int, Callable[[Any], Any], Any]] = []
+        places: list[tuple[Any, Any]] = []
         for each in objects:
             attributes = getattr(each, "__dict__", {})
             passing = PASSING | OF_OPTIMIZERS if isinstance(each, Optimizer) else PASSING
             names = [name for name in attributes if name not in passing]
-            self._see(attributes, _picked(names))
-            for name in names:
-                if isinstance(attributes[name], list):
-                    self._see(attributes[name], tuple)
-                elif isinstance(attributes[name], dict):
-                    self._see(attributes[name], _values)
+            places += ((attributes, name) for name in names)
+            if len(names) == len(attributes):
+                self.whole.append(attributes)
+            elif names:
+                self._see_part(attributes, itemgetter(*names))
+            for inner in (attributes[name] for name in names):
+                if isinstance(inner, list):
+                    self.whole.append(inner)
+                    places += ((inner, i) for i in range(len(inner)))
+                elif isinstance(inner, dict):
+                    self._see_part(inner, _in_order)
+                    places += ((inner, key) for key in inner)
+        self.before = [each.copy() for each in self.whole]
+        #: Arrays of one number compare like it: that another one is in their place, this shows.
+        single = ((held, key, held[key]) for held, key in places)
+        self.single = [place for place in single if isinstance(place[2], np.ndarray) and place[2].size <= 1]
 
-    def _see(self, held: Any, values: Callable[[Any], tuple[Any, ...]]) -> None:
-        self.seen.append(_Seen(held, len(held), values, values(held)))
+    def _see_part(self, held: dict[str, Any], values: Callable[[Any], Any]) -> None:
+        self.partly.append((held, len(held), values, values(held)))
 
     def unchanged(self) -> bool:
         """Whether all of it is as it was."""
         try:
-            for held, size, values, before in self.seen:
-                if len(held) != size or values(held) != before:  # what is the same object is not compared further
+            if self.whole != self.before:
+                return False
+            for held, size, values, before in self.partly:
+                if len(held) != size or values(held) != before:
                     return False
-        except (KeyError, ValueError):  # an attribute less, or another array
+            for held, key, value in self.single:
+                if held[key] is not value:
+                    return False
+        except (KeyError, IndexError, ValueError):  # an attribute less, or another array
             return False
         return True
 
 
-def _values(held: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(held.values())
-
-
-def _picked(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda held: tuple(held[name] for name in names)
+def _in_order(held: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(held.items())
