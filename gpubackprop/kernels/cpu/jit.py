@@ -19,13 +19,14 @@ from numba import prange as prange  # for the kernels: their one source of compi
 from numba.core.event import Listener, install_listener, register
 from numba.extending import register_jitable
 
+from gpubackprop.kernels.cpu.link import Linked
 from gpubackprop.kernels.cpu.share import MAIN as MAIN
 from gpubackprop.kernels.cpu.share import shared
 
 # All of fastmath but nnan and ninf: a NaN must come out where one went in, or training hides it.
 _FLAGS = {"reassoc", "contract", "arcp", "nsz", "afn"}
 _OPTIONS: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-_PART: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True}  # Python cannot call it; what calls it is kept
+_PART: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "pipeline_class": Linked}
 
 
 class Launched:
@@ -57,7 +58,9 @@ def serial(function: Callable[..., Any]) -> Any:
 
 def inline(function: Callable[..., Any]) -> Any:
     """Decorate a function of single numbers: it becomes part of each loop that calls it."""
-    return register_jitable(forceinline=True)(function)  # by LLVM, which on its own stops at some length
+    return register_jitable(forceinline=True, pipeline_class=Linked)(
+        function
+    )  # by LLVM, which on its own stops at some length
 
 
 def compiled(function: Callable[..., Any]) -> Any:

@@ -41,4 +41,5 @@ def merged(rows, more, other, mean, squares):  # number of rows so far, of furth
 def tiled(values, lanes):  # (C,), (K,)
     """values, again and again."""
     for start in range(0, lanes.size, values.size):
-        lanes[start : start + values.size] = values
+        for c in range(values.size):
+            lanes[start + c] = values[c]

@@ -100,7 +100,7 @@ def _ready(launch: Launch) -> Any:
 def _leaves(kind: Any, value: Any) -> Iterator[tuple[Any, Any]]:
     """An argument as compiled code takes it, kinds and values: arrays and tuples in parts."""
     if isinstance(kind, types.BaseTuple):
-        for each, part in zip(kind, value, strict=True):
+        for each, part in zip(kind.types, value, strict=True):
             yield from _leaves(each, part)
     elif isinstance(kind, types.Array):
         yield from [(ctypes.c_void_p, None)] * 2  # whose memory it is does not concern the compiled code
