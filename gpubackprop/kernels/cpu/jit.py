@@ -77,6 +77,9 @@ def compiled(function: Callable[..., Any]) -> Any:
     return made
 
 
+on_miss: Callable[[], None] | None = None  #: called before something is compiled that was not kept
+
+
 class _Careful:
     """Numba's cache of a function, of which nothing stops a training: neither a damaged file nor a full disk."""
 
@@ -88,10 +91,12 @@ class _Careful:
 
     def load_overload(self, *args: Any) -> Any:
         """What is kept; None, so that it is compiled, where that cannot be read."""
-        try:
-            return self._cache.load_overload(*args)
-        except Exception:  # unpickling raises anything
-            return None
+        found = None
+        with suppress(Exception):  # unpickling raises anything
+            found = self._cache.load_overload(*args)
+        if found is None and on_miss is not None:
+            on_miss()
+        return found
 
     def save_overload(self, *args: Any) -> None:
         """Keep it, where that can be done."""
