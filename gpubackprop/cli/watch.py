@@ -57,8 +57,13 @@ def bench(
     ] = "digits_mlp",
     json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures here too.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many slices of each candidate, in turn.")] = 7,
-    seconds: Annotated[float, typer.Option(min=0.001, help="How long a slice is.")] = 0.3,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of every candidate; all processors if not given.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.001, help="How long a slice is, in seconds.")] = 0.3,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many threads each candidate has, PyTorch too; without it one for each processor."
+        ),
+    ] = None,
     torch_compile: Annotated[
         bool, typer.Option("--torch-compile", help="Measure torch.compile too; it takes a minute to begin.")
     ] = False,
@@ -70,7 +75,8 @@ def bench(
     """Time the training step, beside PyTorch where that is installed.
 
     On the config's own first batch. Every candidate runs in a process of its own; they are measured in turn, slices
-    that other programs disturbed once more. Ratios are of the same round: above 1 is slower than gpubackprop.
+    that other programs disturbed once more. Ratios are ours / theirs, of the same round: below 1, gpubackprop is
+    quicker.
     """
     from gpubackprop.backend import named
     from gpubackprop.run.bench.measure import bench as measure

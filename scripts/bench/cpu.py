@@ -111,8 +111,13 @@ def say(line: str) -> None:
 def main(
     workloads: Annotated[str, typer.Option(help="Which of them, separated by commas.")] = ",".join(WORKLOADS),
     rounds: Annotated[int, typer.Option(min=1, help="How many slices of each candidate, in turn.")] = 9,
-    seconds: Annotated[float, typer.Option(min=0.001, help="How long a slice is.")] = 0.4,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of every candidate; all processors if not given.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.001, help="How long a slice is, in seconds.")] = 0.4,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many threads each candidate has, PyTorch too; without it one for each processor."
+        ),
+    ] = None,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Measure torch.compile.")] = True,
     growth: Annotated[bool, typer.Option("--growth/--no-growth", help="Measure how the cost grows.")] = True,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The JSON; the plot is an SVG beside it.")] = RESULTS,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
-from gpubackprop.run.bench.compare import bytes_in_words
-from gpubackprop.run.bench.table import number
+from gpubackprop.run.bench.compare import beyond_imports, bytes_in_words
+from gpubackprop.run.bench.table import counted, disturbed, doubts, number
 from scripts.bench.workloads import WORKLOADS
 
 OURS = "gpubackprop"
@@ -19,9 +20,9 @@ HEADS = (
     "/ eager",
     "of peak",
     "memory, MiB",
-    "PyTorch's",
+    "eager's memory",
     "first step, s",
-    "PyTorch's",
+    "eager's first step",
 )
 
 
@@ -29,7 +30,12 @@ def table(results: dict[str, Any]) -> str:
     """A Markdown table of all workloads, and a paragraph about machine and method."""
     rows = [HEADS, ("---",) * len(HEADS), *(_row(name, found) for name, found in results["workloads"].items())]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", *circumstances(results), *_others(results)])
+    below = [
+        line
+        for each in [*circumstances(results), *_others(results)]
+        for line in ["", *wrap(each, 120, break_on_hyphens=False)]
+    ]
+    return "\n".join([*lines, *below])
 
 
 def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
@@ -37,16 +43,21 @@ def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
     ours = candidates[OURS]
     best = best_pytorch(found)
     share = "–" if ours["share_of_peak"] is None else f"{ours['share_of_peak']:.0%}"
-    own = (_ms(ours), share, _memory(ours), f"{ours['first_step']:.1f} (cold cache {ours['first_start']:.1f})")
+    own = (
+        _ms(ours) + _noise(ours),
+        share,
+        _memory(ours),
+        f"{ours['first_step']:.1f} (cold cache {ours['first_start']:.1f})",
+    )
     if best is None:
         return WORKLOADS[name].title, own[0], "–", "–", "–", own[1], own[2], "–", own[3], "–"
     eager = candidates["PyTorch eager"]
     return (
         WORKLOADS[name].title,
         own[0],
-        f"{_ms(candidates[best])} ({best.removeprefix('PyTorch ')})",
-        f"**{1 / candidates[best]['ratio']['median']:.2f}** ({_range(candidates[best]['ratio'])})",
-        f"{1 / eager['ratio']['median']:.2f}",
+        f"{_ms(candidates[best])} ({best.removeprefix('PyTorch ')}){_noise(candidates[best])}",
+        f"**{candidates[best]['ratio']['median']:.2f}** ({_range(candidates[best]['ratio'])})",
+        f"{eager['ratio']['median']:.2f}",
         own[1],
         own[2],
         _memory(eager),
@@ -67,16 +78,18 @@ def _ms(figures: dict[str, Any]) -> str:
     return number(1e3 * figures["seconds"]["median"])
 
 
+def _noise(figures: dict[str, Any]) -> str:
+    return f"; {disturbed(figures)} slices disturbed" if figures["disturbed"] else ""
+
+
 def _range(ratio: dict[str, float]) -> str:
-    return f"{1 / ratio['upper']:.2f}–{1 / ratio['lower']:.2f}"
+    return f"{ratio['lower']:.2f}–{ratio['upper']:.2f}"
 
 
 def _memory(figures: dict[str, Any]) -> str:
     """The peak, and what of it is not the imports'."""
-    memory = figures["memory"]
-    if memory["peak"] is None or memory["imported"] is None:
-        return "–"
-    return f"{memory['peak'] / 2**20:,.0f} ({(memory['peak'] - memory['imported']) / 2**20:,.0f})"
+    peak, beyond = figures["memory"]["peak"], beyond_imports(figures["memory"])
+    return "–" if beyond is None else f"{peak / 2**20:,.0f} ({beyond / 2**20:,.0f})"
 
 
 def circumstances(results: dict[str, Any]) -> list[str]:
@@ -84,16 +97,16 @@ def circumstances(results: dict[str, Any]) -> list[str]:
     machine, some = results["machine"], next(iter(results["workloads"].values()))
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if name != "gpubackprop")
     everyone = [each for found in results["workloads"].values() for each in found["candidates"].values()]
-    disturbed, total = sum(each["disturbed"] for each in everyone), sum(len(each["slices"]) for each in everyone)
+    shaken, total = sum(each["disturbed"] for each in everyone), sum(len(each["slices"]) for each in everyone)
     peaks = [found["peak"] for found in results["workloads"].values() if found["peak"]]
     peak = ""
     if peaks:
         flops, copied = (max(each[key] for each in peaks) for key in ("flops_per_second", "bytes_per_second"))
         peak = f"; peak {flops / 1e9:,.0f} GFLOP/s, {copied / 1e9:,.0f} GB/s"
     return [
-        f"{machine['processor']}, {machine['threads']} threads each{peak}. Python {machine['python']}, {versions}. "
-        f"Medians of {some['rounds']} slices of {some['slice_seconds']:g} s, each candidate in a process of its own, "
-        f"in turn; ratios are of the same round, with quartiles; {disturbed} of {total} slices were disturbed by other "
+        f"{machine['processor']}, {counted(machine['threads'], 'thread')} each{peak}. Python {machine['python']}, "
+        f"{versions}. Medians of {counted(some['rounds'], 'slice')} of {some['slice_seconds']:g} s, each candidate in "
+        f"a process of its own, in turn; ratios are of the same round, with quartiles; {shaken} of {total} slices were disturbed by other "
         "programs. Memory is the peak, in parentheses what of it is beyond the imports.",
     ]
 
@@ -103,12 +116,12 @@ def _others(results: dict[str, Any]) -> list[str]:
     lines = []
     for name in ("JAX", "scikit-learn"):
         times = [
-            f"{workload} {found['candidates'][name]['ratio']['median']:.2f}"
+            f"{workload} {found['candidates'][name]['ratio']['median']:.3f}"
             for workload, found in results["workloads"].items()
             if name in found["candidates"]
         ]
         if times:
-            lines += ["", f"Time of {name} as a multiple of gpubackprop's: {', '.join(times)}."]
+            lines += [f"{OURS} / {name}: {', '.join(times)}."]
     return lines
 
 
@@ -120,11 +133,11 @@ def details(results: dict[str, Any]) -> str:
         for candidate, each in found["candidates"].items():
             ratio, memory = each["ratio"], each["memory"]
             lines.append(
-                f"  {candidate:<30} {_ms(each):>8} ms  ratio {ratio['median']:.3f} "
+                f"  {candidate:<30} {_ms(each):>8} ms  ours / theirs {ratio['median']:.3f} "
                 f"({ratio['lower']:.3f}–{ratio['upper']:.3f})  memory {bytes_in_words(memory['peak'])}  "
-                f"first step {each['first_step']:.2f} s, the very first {each['first_start']:.2f} s"
+                f"first step {each['first_step']:.2f} s, the very first {each['first_start']:.2f} s{_noise(each)}"
             )
-        lines += [f"  {note}" for note in found["notes"]]
+        lines += [f"  {note}" for note in [*doubts(found["candidates"]), *found["notes"]]]
     return "\n".join(lines)
 
 

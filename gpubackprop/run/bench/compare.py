@@ -5,7 +5,8 @@ A comparison is a plain dict, as it is written as JSON:
     rounds, slice_seconds, samples, flops   of the measurement, and of one step (flops may be None: unknown)
     base          the candidate that ratios are to
     candidates    by name: seconds (median, quartiles and minimum of a step), slices (every one of them), disturbed
-                  (how many of those), ratio (time over the base's, pairwise by round), samples_per_second,
+                  (how many of those), ratio (the base's time over its own, pairwise by round: below 1 the base is
+                  quicker), samples_per_second,
                   share_of_peak, memory (bytes: imported, peak), first_step (seconds from the start of a process),
                   first_start (the same for the very first one, which may have had to compile), runs_on
     peak          flops_per_second, bytes_per_second; None where it was not measured, and share_of_peak then too
@@ -162,7 +163,7 @@ def _figures(slices: Sequence[Slice], base: Sequence[Slice], samples: int) -> di
         "seconds": time.to_json(),
         "slices": [each.seconds for each in slices],
         "disturbed": sum(each.disturbed for each in slices),
-        "ratio": ratio(slices, base).to_json(),
+        "ratio": ratio(base, slices).to_json(),
         "samples_per_second": samples / time.median,
     }
 
@@ -170,6 +171,12 @@ def _figures(slices: Sequence[Slice], base: Sequence[Slice], samples: int) -> di
 def limit_command(kind: str, device: str, precision: str) -> list[str]:
     """What to run to measure the machine's peak: `product` or `copy`."""
     return ["gpubackprop.run.bench.peak", kind, device, precision]
+
+
+def beyond_imports(memory: Mapping[str, int | None]) -> int | None:
+    """Bytes of a candidate's peak that its libraries do not hold by themselves; None: unknown."""
+    peak, imported = memory["peak"], memory["imported"]
+    return None if peak is None or imported is None else peak - imported
 
 
 def bytes_in_words(count: float | None) -> str:

@@ -89,6 +89,25 @@ def test_the_result_has_its_form_and_the_table_all_of_it(tmp_path, without_torch
     assert table[1].startswith("gpubackprop ")
     assert len({len(line) for line in table[:2]}) == 1
     assert any("toy: 8 samples" in line for line in table)
+    assert any(line.startswith("ours / theirs: the time of a step of gpubackprop over") for line in table)
+    assert [line.split()[-1] for line in lines(with_disturbed(found, 0))[:2]] == ["disturbed", "–"]
+
+
+def with_disturbed(found, count):
+    """The same comparison, of which others disturbed so many slices."""
+    return found | {"candidates": {name: each | {"disturbed": count} for name, each in found["candidates"].items()}}
+
+
+def test_what_others_disturbed_is_said_aloud(tmp_path, without_torch):
+    found = bench(str(toy.write_config(tmp_path)), ["kernels=reference"], rounds=1, seconds=0.001, threads=1)
+    one = lines(with_disturbed(found, 1))
+    assert one[1].endswith(" 1 of 1")
+    assert one[3].startswith("WARNING: other programs used the machine during every slice of gpubackprop")
+    assert any(line.startswith("1 round, in each a slice of 0.001 s") for line in one)
+    assert any("1 thread on" in line for line in one)
+    found["candidates"]["gpubackprop"]["slices"] *= 2
+    assert lines(with_disturbed(found, 1))[3].startswith("WARNING: other programs used the machine during slices of g")
+    assert not any("WARNING" in line for line in lines(with_disturbed(found, 0)))
 
 
 def test_who_takes_part(tmp_path, monkeypatch):
@@ -160,6 +179,8 @@ def test_who_does_not_train_the_same_is_left_out_and_errors_of_others_are_notes(
     options = {"samples": 4, "flops": None, "environment": threads_of(1), "rounds": 1, "seconds": 0.001}
     found = compare(everyone, "ours", **options, with_peak=False, notes=["before"])
     assert list(found["candidates"]) == ["ours", "same"]
+    ours, theirs = (found["candidates"][name]["slices"][0] for name in ("ours", "same"))
+    assert found["candidates"]["same"]["ratio"]["median"] == ours / theirs
     assert found["notes"] == [
         "before",
         "broken: not measured: tests.run.bench.candidate raises: ended with code 1: in two lines",
