@@ -5,6 +5,7 @@ GpubackpropError                 1   something failed
 │   ├── ConfigError              2   problems in a config file, all of them at once
 │   ├── DataError                2   a data file that is missing, damaged or of the wrong kind
 │   ├── ShapeError               2   a layer that cannot take what the layer before it gives
+│   ├── OperatorError            2   an operator or a NumPy function on a Tensor, which takes ops alone; a TypeError
 │   └── CheckpointError          2   a run directory or checkpoint that cannot be used
 ├── DivergedError                3   the loss became infinite or not a number
 ├── DeviceError                  4   the device that was asked for is not available
@@ -55,6 +56,10 @@ class ShapeError(UsageError):
 
 class CheckpointError(UsageError):
     """A run directory or a checkpoint that is missing, damaged or of another model."""
+
+
+class OperatorError(UsageError, TypeError):
+    """An operator or a NumPy function was applied to a Tensor: only ops are recorded on the tape."""
 
 
 class DivergedError(GpubackpropError):

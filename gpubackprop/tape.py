@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from gpubackprop.backend import Array, Backend
-from gpubackprop.errors import UsageError
+from gpubackprop.errors import OperatorError, UsageError
 from gpubackprop.parameters import Param
 
 
@@ -55,6 +55,15 @@ class Tensor:
         """Whether this forward pass trains (dropout, batch statistics) or infers."""
         return self.tape.training
 
+    def __array_ufunc__(self, function: Any, *rest: Any, **options: Any) -> Any:
+        raise _refuse(f"numpy.{function.__name__}", function.__name__)
+
+    def __array_function__(self, function: Any, *rest: Any) -> Any:
+        raise _refuse(f"numpy.{function.__name__}", function.__name__)
+
+    def __array__(self, *rest: Any, **options: Any) -> Any:
+        raise _refuse("numpy.asarray", "asarray")
+
     def accumulate(self, grad: Array) -> None:
         """Add a gradient. The first one is kept as it is: ops may return `dy` itself."""
         if self.grad is None:
@@ -63,6 +72,42 @@ class Tensor:
             self.tape.backend.add(self.grad, grad, out=self.grad)
         else:
             self.grad, self.owned = self.tape.backend.add(self.grad, grad), True
+
+
+#: What is meant, by the name of the operator or of NumPy's function.
+_CALLS = {
+    "add": "ops.shape.add(x, y)",
+    "mul": "ops.arithmetic.scale(x, s), for factors s (N, C)",
+    "multiply": "ops.arithmetic.scale(x, s), for factors s (N, C)",
+    "matmul": "ops.linear.linear(x, weight, bias)",
+    "dot": "ops.linear.linear(x, weight, bias)",
+    "maximum": "ops.activation.relu(x)",
+    "tanh": "ops.activation.tanh(x)",
+    "reshape": "ops.shape.reshape(x, shape=…)",
+    "concatenate": "ops.shape.concat(x, y)",
+}
+_BINARY = {"add": "+", "sub": "-", "mul": "*", "matmul": "@", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**"}
+_OTHERS = {"neg": "-", "abs": "abs()", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "getitem": "[]"}
+
+
+def _refuse(what: str, name: str) -> OperatorError:
+    call = f"call gpubackprop.{_CALLS[name]}, or write" if name in _CALLS else "write"
+    return OperatorError(
+        f"{what} on a Tensor: the tape records ops alone; {call} an Op, a pair of forward and backward in which x is "
+        "an array (README: Layers and ops of your own)"
+    )
+
+
+def _refusing(name: str, symbol: str) -> Callable[..., Any]:
+    def method(self: Tensor, *others: Any) -> Any:
+        raise _refuse(symbol, name)
+
+    return method
+
+
+for _name, _symbol in (_BINARY | _OTHERS).items():
+    for _side in ("", "r", "i") if _name in _BINARY else ("",):
+        setattr(Tensor, f"__{_side}{_name}__", _refusing(_name, _symbol))
 
 
 class Op:

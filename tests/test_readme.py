@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from inspect import signature
 from pathlib import Path
 
 import jsonschema
@@ -14,10 +15,15 @@ import gpubackprop as gbp
 from gpubackprop.config import Kinds
 from gpubackprop.config.schema import json_schema
 from gpubackprop.data import DataOptions, augmentations, sources, transforms
+from gpubackprop.errors import ConfigError
 from gpubackprop.nn import layers, losses
 from gpubackprop.optim import optimizers, schedules
+from gpubackprop.registry import Registry
 from gpubackprop.run.check import make_plan
+from gpubackprop.run.gradcheck import check_before
 from gpubackprop.training.metric import metrics
+from tests.ops import test_ops
+from tests.ops.specs import OpSpec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -79,3 +85,67 @@ def test_the_example_of_blocks_trains(tmp_path):
     assert plan.notes == []
     model = gbp.train(str(path), data={"train": pair, "validation": pair}, run_dir=tmp_path / "run").model
     assert "last.0.0.weight" in model.state_dict()
+
+
+OWN = README.partition("### Layers and ops of your own")[2].partition("\n### ")[0]
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """README's plugin beside README's config that uses it: the config's path."""
+    for registry in Registry.by_base.values():  # what the plugin registers is of this test alone
+        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    plugin, _ = re.findall(r"```python\n(.*?)```", OWN, re.DOTALL)
+    (config,) = re.findall(r"```yaml\n(.*?)```", OWN, re.DOTALL)
+    (tmp_path / "mine.py").write_text(plugin)
+    path = tmp_path / "mine.yaml"
+    path.write_text(config)
+    return path
+
+
+def test_the_plugin_trains_and_its_gradients_are_right(mine, tmp_path):
+    said = []
+    run = gbp.train(str(mine), run_dir=tmp_path / "run", say=said.append)
+    assert "backward passes of plugins agree with numerical gradients: 2 snake" in said
+    assert run.metrics["val/accuracy"] > 0.5
+    frequency = gbp.load(run.directory).state_dict()["2.a"]
+    assert frequency.shape == (32,)
+    assert np.ptp(frequency) > 0
+
+
+def test_a_wrong_sign_in_the_plugin_is_found(mine):
+    plugin = mine.parent / "mine.py"
+    plugin.write_text(plugin.read_text().replace("1 + slope", "1 - slope"))
+    with pytest.raises(ConfigError, match=r"mine.yaml:3:30: model\.2\.snake: its backward pass is wrong"):
+        check_before(make_plan(str(mine)))
+
+
+def test_operators_in_a_plugin_are_refused_where_they_stand(mine):
+    plugin = mine.parent / "mine.py"
+    plugin.write_text(plugin.read_text().replace("return snake(x, self.a)", "return 2 * snake(x, self.a)"))
+    with pytest.raises(ConfigError) as error:
+        check_before(make_plan(str(mine)))
+    place = r"mine.yaml:3:30: model\.2\.snake: raises OperatorError \(mine.py, line \d+\): \* on a Tensor"
+    assert re.search(place, str(error.value))
+    assert "(README: Layers and ops of your own)" in str(error.value)
+
+
+@pytest.fixture
+def row(mine):
+    """README's row of specs of that op."""
+    namespace = {"OpSpec": OpSpec}
+    exec((mine.parent / "mine.py").read_text(), namespace)
+    return eval(re.findall(r"```python\n(.*?)```", OWN, re.DOTALL)[1], namespace)
+
+
+def test_the_row_of_the_plugins_op_passes_the_tests_of_ops(row):
+    tests = [test for name, test in vars(test_ops).items() if name.startswith("test_")]
+    of_rows = [test for test in tests if list(signature(test).parameters) == ["spec"]]
+    assert len(of_rows) >= 6
+    for test in of_rows:
+        test(row)
+
+
+@pytest.mark.oracle
+def test_the_row_of_the_plugins_op_equals_pytorch(row):
+    test_ops.test_forward_and_gradients_equal_pytorch(row, np.float64, 1e-10)

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 
+from gpubackprop import tape as tape_module
 from gpubackprop.backend import choose
+from gpubackprop.errors import OperatorError, UsageError
 from gpubackprop.nn import init
 from gpubackprop.ops.shape import add
 from gpubackprop.parameters import Param
@@ -141,3 +145,34 @@ def test_effects_run_once_in_order_and_only_when_told(tape):
 
 def test_call_numbers_count_per_path(tape):
     assert [tape.call_number(path) for path in ("a", "b", "a", "a")] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda x: x * 2, r"^\* on a Tensor: .*call gpubackprop\.ops\.arithmetic\.scale\(x, s\)"),
+        (lambda x: 2 * x, r"^\* on a Tensor"),
+        (lambda x: x + x, r"^\+ on a Tensor: .*call gpubackprop\.ops\.shape\.add\(x, y\)"),
+        (lambda x: x @ np.ones((3, 2)), r"^@ on a Tensor: .*gpubackprop\.ops\.linear\.linear"),
+        (lambda x: x[0], r"^\[\] on a Tensor: .*; write an Op, a pair of forward and backward"),
+        (lambda x: -x, r"^- on a Tensor"),
+        (lambda x: x > 0, r"^> on a Tensor"),
+        (lambda x: np.ones(3) * x, r"^numpy\.multiply on a Tensor"),
+        (lambda x: np.tanh(x), r"^numpy\.tanh on a Tensor: .*gpubackprop\.ops\.activation\.tanh"),
+        (lambda x: np.concatenate([x, x]), r"^numpy\.concatenate on a Tensor"),
+        (lambda x: np.asarray(x), r"^numpy\.asarray on a Tensor"),
+    ],
+)
+def test_a_tensor_has_no_operators_and_says_which_op_to_call(tape, wrong, words):
+    x = tape.input(np.ones((2, 3)), needs_grad=True)
+    with pytest.raises(OperatorError, match=words) as error:
+        wrong(x)
+    assert isinstance(error.value, TypeError)  # as Python has it
+    assert isinstance(error.value, UsageError)
+    assert not tape.entries
+
+
+def test_the_ops_that_operators_name_exist():
+    for call in tape_module._CALLS.values():
+        module, name = call.partition("(")[0].rsplit(".", 1)
+        assert isinstance(getattr(import_module(f"gpubackprop.{module}"), name), Op)

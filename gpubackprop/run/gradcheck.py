@@ -13,7 +13,7 @@ from gpubackprop import data as data_floor
 from gpubackprop.config import Component
 from gpubackprop.data import Loader
 from gpubackprop.diagnose.gradcheck import TOLERANCE, Finding, check_model, is_plugin
-from gpubackprop.errors import ConfigError, GpubackpropError, Problem
+from gpubackprop.errors import ConfigError, GpubackpropError, OperatorError, Problem
 from gpubackprop.nn.containers import Sequential
 from gpubackprop.run.check import Plan, make_plan
 from gpubackprop.run.use import Run
@@ -61,9 +61,9 @@ def check_plugins(plan: Plan, loader: Loader) -> list[str]:
     batch, with_loss = _batch(loader, SAMPLES), is_plugin(plan.loss)
     try:
         findings = check_model(model, plan.loss, batch, wanted=is_plugin, with_loss=with_loss, with_model=False)
-    except GpubackpropError:
-        raise
     except Exception as error:  # whatever a user's own forward pass may raise
+        if isinstance(error, GpubackpropError) and not isinstance(error, OperatorError):
+            raise
         raise ConfigError([_broken(error, plan)]) from error
     problems = [_problem(finding, plan) for finding in findings if finding.verdict == "wrong"]
     if problems:

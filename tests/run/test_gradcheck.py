@@ -123,7 +123,7 @@ class TestPlugins:
             ("def forward(self, x, y):", r"raises TypeError: .*missing 1 required positional argument: 'y'"),
             (
                 "def forward(self, x):\n        np.power(x, 3)",
-                r"raises TypeError \(mine.py, line \d+\): unsupported operand",
+                r"raises OperatorError \(mine.py, line \d+\): numpy.power on a Tensor",
             ),
         ],
     )
