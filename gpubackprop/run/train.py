@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gpubackprop import data as data_floor
 from gpubackprop.backend import choose
+from gpubackprop.config import Config, load_config
 from gpubackprop.data import Data, Preprocessing
-from gpubackprop.errors import DivergedError, GpubackpropError, InterruptedRun
+from gpubackprop.errors import DivergedError, GpubackpropError, InterruptedRun, UsageError
 from gpubackprop.nn.layer import PRECISIONS
 from gpubackprop.optim.schedule import Constant
 from gpubackprop.run import directory as files
@@ -71,17 +72,22 @@ def resume(
 
     `overrides` change the run's config from here on, e.g. `{"training.epochs": 20}`. A run that has come to its end is
     returned as it is; one that was stopped before its first checkpoint begins anew.
+
+    Raises UsageError where a run has come to its end, and overrides change it and yet leave no step to make.
     """
     directory = RunDirectory.open(run_dir)
     overrides = overrides if isinstance(overrides, Mapping) else list(overrides)
     plan = make_plan(directory.resolved, overrides, data)
     last = checkpoint.latest(directory.checkpoints)
-    if last and _ended(plan, directory, checkpoint.load_state(last)):
+    if last and _ended(plan, directory, state := checkpoint.load_state(last)):
+        ended = f"{directory.path}: this run has come to its end"
+        remedy = "to train on, raise training.epochs (or steps) by --set"
+        if state.step < plan.total_steps:
+            remedy = "to train on, raise training.early_stopping.patience by --set: it had stopped early"
+        if changed := _changed(directory, plan.config):
+            raise UsageError(f"{ended}, so that another {changed} would change nothing; {remedy}")
         if say:
-            say(
-                f"{directory.path}: this run has come to its end, nothing to do; "
-                "to train on, raise training.epochs (or steps) by --set"
-            )
+            say(f"{ended}, nothing to do; {remedy}")
         return Run(directory)
     if last is None and say:
         say(f"{directory.path}: holds no checkpoint yet; training begins anew")
@@ -99,6 +105,23 @@ def _ended(plan: Plan, directory: RunDirectory, state: State) -> bool:
     stopping = plan.config.training.early_stopping
     done = state.done(plan.total_steps, stopping.patience if stopping else None)
     return done and ("test" not in plan.info.counts or directory.tested)
+
+
+def _changed(directory: RunDirectory, config: Config) -> str:
+    """Keys in which `config` is not what the run was trained with; where it is to run does not count."""
+    before, after = load_config(directory.resolved).resolved(), config.resolved()
+    return ", ".join(_differing(before | {"device": None}, after | {"device": None}))
+
+
+def _differing(one: Any, other: Any, key: str = "") -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for name in one:
+            yield from _differing(one[name], other[name], f"{key}.{name}".lstrip("."))
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            yield from _differing(*pair, f"{key}.{number}")
+    elif one != other:
+        yield key
 
 
 def _ready(plan: Plan, preprocessing: Preprocessing | None) -> tuple[Data, str, list[str]]:

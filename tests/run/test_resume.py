@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 import gpubackprop as gbp
 from gpubackprop.backend.strict import StrictBackend
-from gpubackprop.errors import CheckpointError, ConfigError, InterruptedRun
+from gpubackprop.errors import CheckpointError, ConfigError, InterruptedRun, UsageError
 from tests.run import toy
 
 EVERYTHING = {
@@ -196,9 +196,13 @@ def test_an_early_stopped_run_is_finished(data, whole, tmp_path):
     gbp.resume(tmp_path, say=said.append)
     assert said == [
         f"{tmp_path}: this run has come to its end, nothing to do; "
-        "to train on, raise training.epochs (or steps) by --set"
+        "to train on, raise training.early_stopping.patience by --set: it had stopped early"
     ]
+    with pytest.raises(UsageError, match=r"so that another training\.epochs would change nothing; .* stopped early"):
+        gbp.resume(tmp_path, ["training.epochs=99"])
     assert toy.traces(run.directory) == whole["everything"]
+    longer = gbp.resume(tmp_path, ["training.early_stopping.patience=4"])
+    assert toy.traces(longer.directory)["last/state"]["step"] > whole["everything"]["last/state"]["step"]
 
 
 def test_a_finished_run_is_left_as_it_is(finished):
@@ -206,6 +210,28 @@ def test_a_finished_run_is_left_as_it_is(finished):
     again = gbp.resume(finished.directory)
     assert {path: path.read_bytes() for path in finished.directory.rglob("*") if path.is_file()} == files
     assert again.metrics == finished.metrics
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        ({"optimizer.lr": 0.5}, r"optimizer\.lr"),
+        ({"training.epochs": 1}, r"training\.epochs"),
+        ({"seed": 9, "model.1.linear.out_features": 9}, r"seed, model\.1\.linear\.out_features"),
+    ],
+)
+def test_what_would_change_nothing_of_a_finished_run_is_refused(finished, overrides, key):
+    before = finished.files.resolved.read_text()
+    with pytest.raises(
+        UsageError, match=rf"come to its end, so that another {key} would change nothing; to train on, "
+    ):
+        gbp.resume(finished.directory, overrides)
+    assert finished.files.resolved.read_text() == before
+
+
+def test_the_device_and_what_is_set_already_may_be_given_for_a_finished_run(finished):
+    same = {"device": "cpu", "training.epochs": finished.config.training.epochs}
+    assert gbp.resume(finished.directory, same).metrics == finished.metrics
 
 
 def test_more_epochs_for_a_finished_run(data, tmp_path):
