@@ -8,7 +8,7 @@ from typing import Literal
 from gpubackprop.backend import Array, HostArray
 from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.layer import Shape
-from gpubackprop.nn.loss import ByClass, Constant, Elementwise, check_counts, losses, run
+from gpubackprop.nn.loss import ByClass, Constant, Elementwise, check_counts, first_target, losses, run
 from gpubackprop.ops import class_loss, loss
 from gpubackprop.registry import NonNegativeFloat, Share
 from gpubackprop.tape import Tensor
@@ -181,6 +181,7 @@ class BinaryFocalLoss(Elementwise):
 
     def check_targets(self, target: HostArray) -> None:
         """Nothing but 0 and 1."""
-        wrong = target[(target != 0) & (target != 1)]
-        if wrong.size:
-            raise UsageError(f"{self.name}: target {wrong[0]}; targets are 0 or 1 (bce_with_logits takes shares)")
+        wrong = (target != 0) & (target != 1)
+        if wrong.any():
+            what = first_target(target, wrong)
+            raise UsageError(f"{self.name}: {what}; targets are 0 or 1 (bce_with_logits takes shares)")

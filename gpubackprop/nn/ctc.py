@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpubackprop.backend import Array, HostArray
 from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.layer import Shape
-from gpubackprop.nn.loss import Loss, check_counts, losses, run
+from gpubackprop.nn.loss import Loss, check_counts, first_target, losses, run
 from gpubackprop.ops.ctc import ctc
 from gpubackprop.registry import NonNegative
 from gpubackprop.tape import Tensor
@@ -47,9 +47,10 @@ class CTCLoss(Loss):
             return run(ctc, output, target, lengths, weight, samples, **options)
         except IndexError as error:  # NumPy's; a GPU does not look
             labels = output.shape[-1]
-            raise UsageError(
-                f"{self.name}: a target is none of the model's {labels} labels, 0 to {labels - 1}"
-            ) from error
+            wrong, allowed = target >= labels, f"it is none of the model's {labels} labels, 0 to {labels - 1}"
+            if not wrong.any():
+                raise
+            raise UsageError(f"{self.name}: {first_target(target, wrong)}; {allowed}") from error
 
     def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
         """Outputs (T, V) and targets (S,), or both with the batch; V above blank."""
@@ -72,5 +73,7 @@ class CTCLoss(Loss):
             return  # `check` tells
         if ((target[:, :-1] < 0) & (target[:, 1:] >= 0)).any():
             raise UsageError(f"{self.name}: a label stands behind padding; targets are padded at their ends")
-        if (target == self.blank).any():
-            raise UsageError(f"{self.name}: a target holds {self.blank}, the blank; labels are the other numbers")
+        if (blank := target == self.blank).any():
+            raise UsageError(
+                f"{self.name}: {first_target(target, blank)}; it is the blank, and labels are the other numbers"
+            )

@@ -89,17 +89,17 @@ class ByClass(Loss):
             b.rule(only_classes)(b, target, classes, self.ignore_index)
         except IndexError as error:
             self.check_targets(target)
-            known = f"the model's {classes} classes, 0 to {classes - 1}"
-            raise UsageError(f"{self.name}: a target is none of {known}") from error
+            wrong = (target != self.ignore_index) & (target >= classes)
+            allowed = f"it is none of the model's {classes} classes, 0 to {classes - 1}"
+            raise UsageError(f"{self.name}: {first_target(target, wrong)}; {allowed}") from error
 
     def check_targets(self, target: HostArray) -> None:
         """No negative class but ignore_index: as an index it would silently count from the end."""
         if target.dtype.kind == "i" and target.size and target.min() < 0:
-            wrong = target[(target < 0) & (target != self.ignore_index)]
-            if wrong.size:
-                raise UsageError(
-                    f"{self.name}: target {wrong[0]}; classes count from 0, and {self.ignore_index} is left out"
-                )
+            wrong = (target < 0) & (target != self.ignore_index)
+            if wrong.any():
+                allowed = f"classes count from 0, and {self.ignore_index} is left out"
+                raise UsageError(f"{self.name}: {first_target(target, wrong)}; {allowed}")
 
     def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
         """Outputs (..., V) with V at least the number of classes, targets (...)."""
@@ -119,6 +119,15 @@ class ByClass(Loss):
         if self.weight is not None and self.weight.values.shape != (given,):
             shape = self.weight.values.shape
             raise ShapeError(f"{self.name}: weight has shape {shape}; with {given} outputs it must be ({given},)")
+
+
+def first_target(target: HostArray, wrong: HostArray) -> str:
+    """`target 99 of sample 3`, and at which position, for the first of target (N, ...) where wrong (N, ...) holds."""
+    place = tuple(np.argwhere(wrong)[0].tolist())
+    sample, *position = place
+    at = f" at {position[0] if len(position) == 1 else tuple(position)}" if position else ""
+    more = f", the first of {count:,}" if (count := int(wrong.sum())) > 1 else ""
+    return f"target {target[place]} of sample {sample}{at}{more}"
 
 
 class Elementwise(Loss):

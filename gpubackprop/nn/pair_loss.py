@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from gpubackprop.backend import Array, HostArray
 from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.layer import Shape
-from gpubackprop.nn.loss import Loss, check_counts, losses, run
+from gpubackprop.nn.loss import Loss, check_counts, first_target, losses, run
 from gpubackprop.ops import pair_loss as ops
 from gpubackprop.registry import NonNegativeFloat, PositiveFloat, Range
 from gpubackprop.tape import Tensor
@@ -35,9 +35,10 @@ class _Stacked(Loss):
     def check_targets(self, target: HostArray) -> None:
         """Nothing but the two labels."""
         if self.labels is not None:
-            wrong = target[(target != self.labels[0]) & (target != self.labels[1])]
-            if wrong.size:
-                raise UsageError(f"{self.name}: target {wrong[0]}; targets are {self.labels[0]} or {self.labels[1]}")
+            wrong = (target != self.labels[0]) & (target != self.labels[1])
+            if wrong.any():
+                allowed = f"targets are {self.labels[0]} or {self.labels[1]}"
+                raise UsageError(f"{self.name}: {first_target(target, wrong)}; {allowed}")
 
 
 @losses.register("cosine_embedding")

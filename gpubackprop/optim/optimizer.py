@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -190,6 +190,14 @@ class Optimizer:
         if self.scalars is None:
             self.scalars = self.xp.zeros_like(sent)
         self.scalars[...] = sent  # always the same memory: a captured update goes on reading it
+
+    def counted(self) -> tuple[Any, ...]:
+        """What `prepare` counts on the host, for `recount`."""
+        return self.steps, self.numbers.copy()
+
+    def recount(self, counted: tuple[Any, ...]) -> None:
+        """Go back to what `counted` gave: the step that was prepared has not come about."""
+        self.steps, self.numbers = counted
 
     def gradient(self, evaluate: Callable[[], T]) -> T:
         """Leave the gradient of the step in the params; `evaluate` puts there that of where the params stand.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gpubackprop.backend import HostArray
 from gpubackprop.errors import UsageError
@@ -37,6 +37,16 @@ class Wrapper(Optimizer):
         self.optimizer.lr, self.optimizer.momentum = self.lr, self.momentum
         super().prepare()
         self.optimizer.prepare()
+
+    def counted(self) -> tuple[Any, ...]:
+        """Its own, and the inner one's."""
+        return super().counted(), self.optimizer.counted()
+
+    def recount(self, counted: tuple[Any, ...]) -> None:
+        """Its own, and the inner one's."""
+        own, inner = counted
+        super().recount(own)
+        self.optimizer.recount(inner)
 
     def gradient(self, evaluate: Callable[[], T]) -> T:
         """The inner optimizer's."""

@@ -67,12 +67,21 @@ class TrainStep:
     def __call__(self, *data: Any) -> Array:
         """One update on (x, target), a batch, or a list of batches."""
         batches = as_batches(data)
+        if isinstance(self.loss, Elementwise):  # a replayed step would not look
+            for batch in batches:
+                if type(targets := batch.get("targets")) is np.ndarray:
+                    self.loss.check_targets(targets)
         self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
         for part in (self.noise, self.average):
             if part is not None:
                 part.prepare(self.optimizer.steps)
-        self.optimizer.prepare()
-        loss, self.grad_norm = self._update(batches)
+        counted = self.optimizer.counted()
+        try:
+            self.optimizer.prepare()
+            loss, self.grad_norm = self._update(batches)
+        except Exception:
+            self.optimizer.recount(counted)  # a step that was refused is none
+            raise
         return loss
 
     def _on_device(self, batches: Sequence[Batch]) -> list[Batch]:
@@ -290,6 +299,8 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
         close = did_you_mean(unknown[0], PARTS)
         raise UsageError(f"a batch has an unknown part {unknown[0]!r}; allowed: {', '.join(PARTS)}{close}")
     count = samples_in(batch)
+    if not count:
+        raise UsageError("a batch is empty: inputs holds 0 samples, of which there is no mean loss; leave it out")
     for name, array in _named(batch):
         if np.shape(array)[:1] != (count,):
             raise UsageError(f"batch[{name!r}] has shape {np.shape(array)}, but inputs holds {count} samples")

@@ -100,9 +100,15 @@ def test_mistakes():
         nn.KLDivLoss().forward(
             Tape(choose("cpu")[0]).input(np.zeros((4, 3))), np.ones((4, 3)), mask=np.ones((4, 3), bool)
         )
-    with pytest.raises(UsageError, match=r"binary_focal: target 0\.5; targets are 0 or 1"):
+    with pytest.raises(UsageError, match=r"binary_focal: target 0\.5 of sample 1; targets are 0 or 1"):
         nn.BinaryFocalLoss().check_targets(np.array([0.0, 0.5]))
-    with pytest.raises(UsageError, match="hinge: a target is none of the model's 3 classes, 0 to 2"):
-        nn.HingeLoss()(np.zeros((1, 3)), np.array([3]))
-    with pytest.raises(UsageError, match="nll: target -1; classes count from 0, and -100 is left out"):
+    with pytest.raises(UsageError, match="hinge: target 99 of sample 2; it is none of the model's 3 classes, 0 to 2"):
+        nn.HingeLoss()(np.zeros((4, 3)), np.array([0, -100, 99, 2]))
+    with pytest.raises(UsageError, match="cross_entropy: target 3 of sample 1 at 4; it is none of the model's 3"):
+        nn.CrossEntropyLoss()(np.zeros((2, 5, 3)), np.array([[0, 0, 0, 0, 0], [1, 1, 1, 2, 3]]))
+    with pytest.raises(UsageError, match="hinge: target 4 of sample 1, the first of 2; it is none"):
+        nn.HingeLoss()(np.zeros((3, 3)), np.array([0, 4, 3]))
+    with pytest.raises(UsageError, match=r"nll: target 7 of sample 1 at \(0, 2\); it is none"):
+        nn.NLLLoss()(np.zeros((2, 1, 3, 4)), np.array([[[0, 0, 0]], [[0, 0, 7]]]))
+    with pytest.raises(UsageError, match="nll: target -1 of sample 0; classes count from 0, and -100 is left out"):
         nn.NLLLoss().check_targets(np.array([-1]))

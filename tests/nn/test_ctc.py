@@ -51,9 +51,9 @@ def test_mistakes(logits):
         loss(logits, np.zeros((2, 3)))
     with pytest.raises(UsageError, match="a label stands behind padding"):
         loss.check_targets(np.array([[1, -100, 2]]))
-    with pytest.raises(UsageError, match="a target holds 4, the blank"):
+    with pytest.raises(UsageError, match="target 4 of sample 0 at 1; it is the blank"):
         loss.check_targets(np.array([[1, 4, 2]]))
-    with pytest.raises(UsageError, match="a target is none of the model's 5 labels, 0 to 4"):
+    with pytest.raises(UsageError, match="target 7 of sample 0 at 1; it is none of the model's 5 labels, 0 to 4"):
         loss(logits, np.array([[1, 7], [1, 1]]))
 
 

@@ -68,5 +68,5 @@ def test_mistakes():
         nn.ContrastiveLoss()(np.zeros((5, 2, 8)), np.zeros((5, 1)))
     with pytest.raises(ShapeError, match=r"info_nce needs outputs \(N, 2, D\)"):
         nn.InfoNCELoss().check((4, 3, 2, 8), (4, 3))
-    with pytest.raises(UsageError, match="cosine_embedding: target 0; targets are 1 or -1"):
+    with pytest.raises(UsageError, match="cosine_embedding: target 0 of sample 1; targets are 1 or -1"):
         nn.CosineEmbeddingLoss().check_targets(np.array([1, 0]))

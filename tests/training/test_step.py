@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpubackprop as gbp
-from gpubackprop import nn
+from gpubackprop import nn, optim
 from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.training.step import TrainStep, value_and_grad
 
@@ -194,12 +194,34 @@ class TestValueAndGrad:
         assert list(grads) == ["0.bias", "3.weight", "3.bias"]
 
 
-@pytest.mark.parametrize(("wrong", "message"), [(-1, "target -1; classes count from 0"), (3, "3 classes, 0 to 2")])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (-1, "target -1 of sample 2; classes count from 0"),
+        (3, "target 3 of sample 2; it is none of the model's 3 classes, 0 to 2"),
+    ],
+)
 def test_a_target_that_is_no_class_is_an_error(rng, wrong, message):
     x, target = batch(4, rng, (6,), 3)
     target[2] = wrong
     with pytest.raises(UsageError, match=message):
         value_and_grad(plain(), nn.CrossEntropyLoss(), x, target)
+
+
+def test_an_empty_batch_is_an_error(rng):
+    x, target = batch(4, rng, (6,), 3)
+    model = plain()
+    step = TrainStep(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=0.1))
+    before = model.state_dict()
+    full, empty = {"inputs": x, "targets": target}, {"inputs": x[:0], "targets": target[:0]}
+    for given in ((x[:0], target[:0]), (empty,), ([full, empty],)):
+        with pytest.raises(UsageError, match="a batch is empty: inputs holds 0 samples"):
+            step(*given)
+    with pytest.raises(UsageError, match="a batch is empty"):
+        value_and_grad(model, nn.MSELoss(), x[:0], np.ones((0, 3)))
+    assert step.optimizer.steps == 0
+    for key, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[key])
 
 
 def test_ignored_targets_are_left_out(rng):
