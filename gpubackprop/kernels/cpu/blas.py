@@ -1,7 +1,7 @@
 """Matrix products inside compiled functions: NumPy's own OpenBLAS on one thread, called by address.
 
-The kernels own the threads (DESIGN: one owner): each thread multiplies its own part. Two pools, OpenBLAS's and
-Numba's, would spin against each other, which measured six times slower.
+The kernels own the threads: each thread multiplies its own part. With two owners, OpenBLAS and Numba, the pools would
+spin against each other, which measured six times slower.
 """
 
 from __future__ import annotations

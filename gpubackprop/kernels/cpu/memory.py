@@ -49,7 +49,8 @@ class Pool:
             return small
         rounded = -(-size // _LINE) * _LINE
         stack = self.free.get(rounded)
-        # The base of a block is no array, so that the base of all views, and of views of views, is the block.
+        # The array's base is the block; that of views, and of views of views, is the array: NumPy goes no further where
+        # the class is another one. So `root` finds the block. Its own base is no array, and goes back to the pool.
         block = _Block(rounded, np.uint8, self._again(stack) if stack else self._fresh(rounded))
         block.pool = self
         if self.poison:
