@@ -107,8 +107,8 @@ def circumstances(results: dict[str, Any]) -> list[str]:
         f"{machine['processor']}, {counted(machine['threads'], 'thread')} each{peak}. Python {machine['python']}, "
         f"{versions}. Medians of {counted(some['rounds'], 'slice')} of {some['slice_seconds']:g} s, each candidate in "
         f"a process of its own, in turn; ratios are of the same round, with quartiles; {shaken} of {total} slices "
-        "were disturbed by other programs. Of peak: the work of direct convolution, of which Winograd's needs less, hence "
-        "more than 100%. Memory is the peak, in parentheses what of it is beyond the imports.",
+        "were disturbed by other programs. Of peak: the work of direct convolution, of which Winograd's needs less, "
+        "hence more than 100%. Memory is the peak, in parentheses what of it is beyond the imports.",
     ]
 
 

@@ -85,8 +85,11 @@ class Twin:
 
     def _optimizer(self, options: dict[str, Any]) -> Any:
         kind = options.pop("type")
-        if kind not in _OPTIMIZERS or options.pop("groups", None) or options.pop("layer_decay", 1.0) != 1.0:
-            raise CannotError(f"the optimizer {kind}, or its groups or layer_decay, has no twin here")
+        if kind not in _OPTIMIZERS:
+            raise CannotError(f"the optimizer {kind} has no twin here")
+        for option, plain in (("groups", []), ("layer_decay", 1.0)):
+            if (options.pop(option, None) or plain) != plain:
+                raise CannotError(f"the optimizer {kind} has no twin here: {option} is not written for PyTorch")
         spared = set()
         for module in self.model.modules():
             norm = "Norm" in type(module).__name__

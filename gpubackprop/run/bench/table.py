@@ -34,7 +34,7 @@ def row(name: str, figures: dict[str, Any]) -> list[str]:
         number(1e3 * seconds["median"]),
         f"{number(1e3 * seconds['lower'])}–{number(1e3 * seconds['upper'])}",
         f"{figures['samples_per_second']:,.0f}",
-        f"{ratio['median']:.2f}",
+        number(ratio["median"]),
         "–" if share is None else f"{share:.0%}",
         bytes_in_words(memory["peak"]),
         bytes_in_words(beyond_imports(memory)),

@@ -155,7 +155,7 @@ class Translation:
         options.pop("forget_bias", None)  # starting weights are ours
         options.pop("init", None)
         if options.pop("stateful") or options.pop("initial") is not None:
-            raise ValueError("stateful or initial")
+            raise ValueError("stateful and initial are not written for PyTorch")
         options.pop("input_size", None)
         weight = self.weights[f"{path}weight_ih_l0"]
         gates, directions = len(weight) // options["hidden_size"], 2 if options["bidirectional"] else 1
@@ -244,7 +244,7 @@ class Translation:
     def _gpt_block(self, path: str, options: Options) -> Module:
         """As nanoGPT writes it, with PyTorch's own attention."""
         if options["rotary"] or options["activation"] not in ("gelu", "gelu_tanh", "relu"):
-            raise ValueError("rotary, or that activation")
+            raise ValueError("rotary, and activations but gelu, gelu_tanh and relu, are not written for PyTorch")
         nn, functional = self.nn, self.nn.functional
         bias, p, heads = options["bias"], options["dropout"], options["num_heads"]
         hidden, width = self.weights[f"{path}mlp.c_fc.weight"].shape

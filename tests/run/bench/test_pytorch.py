@@ -148,7 +148,7 @@ def test_channels_last_lies_so_and_trains_the_same(name):
 
 CANNOT = {
     r"0\.gaussian_noise has no twin here": ([{"gaussian_noise": 0.1}, {"linear": 3}], (6,), {}),
-    r"0\.0\.lstm has no twin here: stateful": (
+    r"0\.0\.lstm has no twin here: stateful and initial are not written for PyTorch": (
         [{"sequential": [{"lstm": {"hidden_size": 3, "stateful": True, "last": True}}]}],
         (4, 2),
         {},
@@ -156,6 +156,11 @@ CANNOT = {
     r"linear over the channels of images": ([{"linear": 3}, "global_avg_pool2d"], (4, 4, 2), {}),
     r"recompute": ([{"sequential": {"layers": [{"linear": 3}], "recompute": True}}], (6,), {}),
     r"the optimizer lion": ([{"linear": 3}], (6,), {"optimizer": "lion"}),
+    r"the optimizer adamw has no twin here: layer_decay is": (
+        [{"linear": 3}],
+        (6,),
+        {"optimizer": {"type": "adamw", "layer_decay": 0.9}},
+    ),
     r"the loss hinge": ([{"linear": 3}], (6,), {"loss": "hinge"}),
     r"ema": ([{"linear": 3}], (6,), {"training": {"ema": {"decay": 0.9}}}),
 }
