@@ -57,7 +57,7 @@ def choose(device: str, kernels: str = "auto") -> tuple[Backend, str]:
     """
     if device == "cpu":
         backend, words = cpu(kernels)
-        return backend, f"device: cpu, as asked ({words})"
+        return backend, f"device: cpu, as asked; on the CPU: {words}"
     if device == "strict":
         from gpubackprop.backend.strict import StrictBackend
 
@@ -70,7 +70,7 @@ def choose(device: str, kernels: str = "auto") -> tuple[Backend, str]:
         except DeviceError as error:
             reason = str(error).partition(";")[0]  # the remedy is for those who asked for a GPU; doctor gives it too
             backend, words = cpu(kernels)
-            return backend, f"device: cpu, because auto found no GPU ({reason}; {words})"
+            return backend, f"device: cpu, because auto found no GPU ({reason}); on the CPU: {words}"
         return backend, f"device: {backend.describe()}, because auto found a GPU"
     backend = CupyBackend(int(named(device).partition(":")[2] or 0))
     return backend, f"device: {backend.describe()}, as asked"

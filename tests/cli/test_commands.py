@@ -152,7 +152,7 @@ class TestTrain:
         names = [line.split()[0] for line in out.splitlines()]
         assert names == ["val/loss", "val/accuracy", "test/loss", "test/accuracy", "run"]
         assert out.splitlines()[-1] == f"run directory: {tmp_path / 'run'}"
-        assert err[0].startswith("device: cpu, as asked (")
+        assert err[0].startswith("device: cpu, as asked; on the CPU: ")
         assert [line for line in err[1:] if not line.startswith("compiling kernels")] == [
             "toy: 323 parameters, 48 train, 12 validation, 30 test, 18 steps, 6 an epoch",
             f"run directory: {tmp_path / 'run'}",
@@ -170,7 +170,7 @@ class TestTrain:
         path = toy.write_config(tmp_path, device="auto", training={"steps": 1})
         code, _, err = gb("train", path, "--run-dir", tmp_path / "run")
         assert code == 0
-        assert err[0].startswith("device: cpu, because auto found no GPU (cudaErrorNoDevice: none here; ")
+        assert err[0].startswith("device: cpu, because auto found no GPU (cudaErrorNoDevice: none here); on the CPU: ")
         assert "cudaErrorNoDevice" in json.loads((tmp_path / "run/environment.json").read_text())["device"]
 
     def test_set_and_device(self, gb, tmp_path):

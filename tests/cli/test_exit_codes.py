@@ -266,5 +266,5 @@ def test_a_training_goes_on_when_nobody_reads_its_messages_any_more(tmp_path):
     config, run = toy.write_config(tmp_path), tmp_path / "run"
     command = f"{shlex.quote(sys.executable)} -m gpubackprop train {config} --run-dir {run} 2>&1 >/dev/null | head -n 1"
     heard = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert heard.stdout.startswith("device: cpu, as asked (")
+    assert heard.stdout.startswith("device: cpu, as asked; on the CPU: ")
     assert json.loads((run / "checkpoints/last/state.json").read_text())["finished"]
