@@ -7,11 +7,14 @@ time of a first start. So here `for t in prange(n)` becomes a plain loop over th
 from __future__ import annotations
 
 import ast
+import ctypes
 import inspect
+import os
 import textwrap
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -24,6 +27,14 @@ MAIN = -1
 WHOLE = ".whole"
 _BYTE, _SIZE = ir.IntType(8).as_pointer(), ir.IntType(64)
 
+#: 1 in a forked child, whose pool stayed with its parent: who is called does all parts of a loop then, one by one. What
+#: comes out is the same, bit for bit. Compiled functions look at it by name, so that they can be cached.
+ALONE = ctypes.c_int64(0)
+_ALONE = "gpubackprop_alone"
+llvmlite.binding.add_symbol(_ALONE, ctypes.addressof(ALONE))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: setattr(ALONE, "value", 1))
+
 
 @intrinsic
 def parts(context: Any, count: Any, threads: Any, who: Any, loop: Any) -> Any:
@@ -33,7 +44,8 @@ def parts(context: Any, count: Any, threads: Any, who: Any, loop: Any) -> Any:
         count, threads, who, loop = args
         mine = builder.icmp_signed("==", builder.ashr(who, _SIZE(32)), loop)
         main = builder.icmp_signed("==", who, _SIZE(MAIN))
-        several = builder.and_(main, builder.icmp_signed(">", threads, _SIZE(1)))
+        pool = builder.icmp_signed("==", builder.load(_alone(builder.module)), _SIZE(0))
+        several = builder.and_(main, builder.and_(pool, builder.icmp_signed(">", threads, _SIZE(1))))
         start = builder.select(mine, builder.and_(who, _SIZE(2**32 - 1)), _SIZE(0))
         alone = builder.select(builder.and_(main, builder.not_(several)), count, _SIZE(0))
         with builder.if_then(several, likely=False):
@@ -45,6 +57,10 @@ def parts(context: Any, count: Any, threads: Any, who: Any, loop: Any) -> Any:
 
     size = types.int64
     return types.range_state64_type(size, size, size, size), generate
+
+
+def _alone(module: Any) -> Any:
+    return module.globals.get(_ALONE) or ir.GlobalVariable(module, _SIZE, _ALONE)
 
 
 def _start(builder: Any, count: Any, loop: Any) -> None:
