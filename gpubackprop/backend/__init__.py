@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from importlib import import_module
 
 from gpubackprop.backend.base import Array, Backend, HostArray, NumpyBackend
@@ -29,7 +28,8 @@ KERNELS = "gpubackprop.kernels.cpu"
 def cpu(kernels: str = "auto") -> tuple[Backend, str]:
     """The CPU's backend, and what to say of its kernels: `auto` takes them where they can be had, `reference` never.
 
-    The environment variable GPUBACKPROP_KERNELS=reference does as `reference`.
+    The environment variable GPUBACKPROP_KERNELS=reference does as `reference`. Raises UsageError for an unknown value,
+    of the variables of kernels too.
     """
     if kernels not in ("auto", "reference"):
         raise UsageError(f"unknown kernels {kernels!r}; known: auto, reference")
@@ -38,15 +38,17 @@ def cpu(kernels: str = "auto") -> tuple[Backend, str]:
         raise UsageError(f"GPUBACKPROP_KERNELS={around}: known: auto, reference")
     if "reference" in (kernels, around):
         return NumpyBackend(), "reference kernels, as asked"
+    slower = "plain NumPy, without kernels and slower: "
     try:
-        import_module("numba")  # by itself: an ImportError of our own is a mistake, to be seen
+        import_module("numba")
+    except Exception as error:  # of a NumPy that it does not know, it raises others than ImportError too
+        return NumpyBackend(), f"{slower}Numba cannot be imported: {error}"
+    try:
         backend: Backend = import_module(KERNELS).load()
-    except UsageError as error:
-        return NumpyBackend(), f"plain NumPy, without kernels and slower: {error}"
     except ImportError as error:
-        if (error.name or "gpubackprop").startswith("gpubackprop") and "numba" in sys.modules:
-            raise
-        return NumpyBackend(), f"plain NumPy, without kernels and slower: {error}"
+        if (error.name or "gpubackprop").startswith("gpubackprop"):
+            raise  # a mistake of our own, to be seen
+        return NumpyBackend(), f"{slower}{error}"
     return backend, backend.describe()
 
 

@@ -23,6 +23,7 @@ from gpubackprop.errors import CheckpointError, UsageError
 FORMAT = 1
 
 _ELSEWHERE = "; choose another place with --run-dir"
+_DAMAGED = "restore it, or delete it, and kernels are chosen anew"
 
 
 class RunDirectory:
@@ -83,14 +84,29 @@ class RunDirectory:
 
     @property
     def choices(self) -> dict[str, str]:
-        """Which kernels measurements chose for this run, by what they were asked for."""
-        found = json.loads(self.environment.read_text()).get("kernels", {}) if self.environment.exists() else {}
+        """Which kernels measurements chose for this run, by what they were asked for.
+
+        Raises CheckpointError where environment.json is damaged.
+        """
+        found = self._noted().get("kernels", {})
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+            raise CheckpointError(f"{self.environment}: kernels: must be names of algorithms by shape; {_DAMAGED}")
         return dict(found)
 
     def keep_choices(self, choices: dict[str, str]) -> None:
         """Note them in environment.json, for a resumed run to take the same."""
         if choices and choices != self.choices:
-            self.write_json(self.environment, json.loads(self.environment.read_text()) | {"kernels": choices})
+            self.write_json(self.environment, self._noted() | {"kernels": choices})
+
+    def _noted(self) -> dict[str, Any]:
+        """What environment.json holds; nothing where it was deleted."""
+        try:
+            found = json.loads(self.environment.read_bytes()) if self.environment.exists() else {}
+        except ValueError as error:
+            raise CheckpointError(f"{self.environment}: is not JSON ({error}); {_DAMAGED}") from error
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{self.environment}: must be a mapping; {_DAMAGED}")
+        return found
 
     def cut_metrics(self, step: int) -> None:
         """Drop the lines of metrics.jsonl beyond `step`, and the test figures: the resumed run writes them again."""

@@ -35,10 +35,9 @@ def report() -> tuple[Findings, list[str]]:
     gpu, remedies = _gpu()
     found, words = cpu()
     if type(found) is NumpyBackend and "as asked" not in words:
-        remedies = [
-            f"CPU: several times slower without compiled kernels: pip install 'numba>=0.68,<0.70' ({words})",
-            *remedies,
-        ]
+        reason = words.partition(": ")[2]
+        install = "; pip install 'numba>=0.68,<0.70'" if reason.startswith("Numba cannot be imported") else ""
+        remedies = [f"CPU: several times slower without compiled kernels: {reason}{install}", *remedies]
     return findings + gpu, remedies
 
 
@@ -78,8 +77,21 @@ def _blas() -> Findings:
 
 def _kernels() -> Findings:
     """What compiles the CPU's kernels, and how its threads are run."""
-    found = [("Numba", version_of("numba") or "not installed"), ("CPU kernels", cpu()[1])]
-    return found if version_of("numba") is None else [*found, ("thread library", _thread_library())]
+    backend, words = cpu()
+    found = [("Numba", version_of("numba") or "not installed"), ("CPU kernels", words)]
+    if type(backend) is NumpyBackend:
+        return found
+    return [*found, ("kernel cache", _kernel_cache()), ("thread library", _thread_library())]
+
+
+def _kernel_cache() -> str:
+    """Where compiled kernels are kept, of this version and of others."""
+    from gpubackprop.kernels.cpu import jit  # needs Numba
+
+    if jit.FOLDER is None:
+        return "none: no folder is writable, so they are compiled at every start; name one in GPUBACKPROP_CACHE"
+    size = sum(path.stat().st_size for path in jit.FOLDER.parent.rglob("*") if path.is_file())
+    return f"{jit.FOLDER.parent} ({size / 2**20:.1f} MiB, writable)"
 
 
 def _thread_library() -> str:

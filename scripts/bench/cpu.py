@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from gpubackprop.run.bench.compare import Contender, compare, machine, threads_of
+from gpubackprop.run.bench.measure import uncompiled
 from gpubackprop.run.bench.task import difference
 from scripts.bench import report
 from scripts.bench.workloads import GROWTH, WORKLOADS, Workload
@@ -31,8 +32,11 @@ def contenders(folder: Path, workload: Workload, compiled: bool) -> tuple[dict[s
     """Who takes part, by name, ours first; and notes of who does not. The very first start finds empty caches."""
     cold = str(folder / "cold")
     found = {report.OURS: _ours(folder, "auto", first={"GPUBACKPROP_CACHE": cold})}
-    found[f"{report.OURS}, reference kernels"] = _ours(folder, "reference")
     notes = []
+    if reason := uncompiled():
+        notes.append(f"{report.OURS}: its references were measured, since it runs on {reason}")
+    else:
+        found[f"{report.OURS}, reference kernels"] = _ours(folder, "reference")
     if find_spec("torch") is None:
         notes.append("PyTorch: not measured: it is not installed")
     else:

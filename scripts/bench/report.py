@@ -99,6 +99,8 @@ def circumstances(results: dict[str, Any]) -> list[str]:
     everyone = [each for found in results["workloads"].values() for each in found["candidates"].values()]
     shaken, total = sum(each["disturbed"] for each in everyone), sum(len(each["slices"]) for each in everyone)
     peaks = [found["peak"] for found in results["workloads"].values() if found["peak"]]
+    runs_on = sorted({found["candidates"][OURS]["runs_on"] for found in results["workloads"].values()})
+    uncompiled = [words for words in runs_on if not words.startswith("kernels")]
     peak = ""
     if peaks:
         flops, copied = (max(each[key] for each in peaks) for key in ("flops_per_second", "bytes_per_second"))
@@ -108,7 +110,8 @@ def circumstances(results: dict[str, Any]) -> list[str]:
         f"{versions}. Medians of {counted(some['rounds'], 'slice')} of {some['slice_seconds']:g} s, each candidate in "
         f"a process of its own, in turn; ratios are of the same round, with quartiles; {shaken} of {total} slices "
         "were disturbed by other programs. Of peak: the work of direct convolution, of which Winograd's needs less, "
-        "hence more than 100%. Memory is the peak, in parentheses what of it is beyond the imports.",
+        "hence more than 100%. Memory is the peak, in parentheses what of it is beyond the imports."
+        + "".join(f" **{OURS} ran on {words}.**" for words in uncompiled),
     ]
 
 

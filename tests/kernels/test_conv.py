@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpubackprop.backend import cpu
 from gpubackprop.errors import UsageError
 from gpubackprop.ops.conv import Windows, conv, conv_transpose, transposed_size
 from gpubackprop.ops.depthwise import depthwise_conv
@@ -90,6 +91,7 @@ def test_images_larger_than_the_cache_are_worked_on_in_blocks(threads, stride):
 def choices(monkeypatch, tmp_path):
     """The module conv with nothing chosen yet, and two more algorithms: a slow one, and one that takes nothing."""
     harness.backend()
+    from gpubackprop.kernels.cpu import backend
     from gpubackprop.kernels.cpu import conv as module
 
     calls = []
@@ -104,6 +106,7 @@ def choices(monkeypatch, tmp_path):
     never = direct._replace(fits=lambda *_: False, forward=None)
     monkeypatch.setattr(module, "ALGORITHMS", {"direct": direct, "slow": direct._replace(forward=slow), "never": never})
     monkeypatch.setattr(module, "CHOICES", {})
+    monkeypatch.setattr(backend, "CHOICES", module.CHOICES)
     monkeypatch.setattr(module, "_file", lambda: tmp_path / "choices.json")
     monkeypatch.delenv("GPUBACKPROP_CONV", raising=False)
     module._kept.cache_clear()
@@ -120,7 +123,7 @@ def test_the_quicker_algorithm_is_measured_once_and_kept(choices):
     assert module.algorithm(b, module.FORWARD, *LARGE) is module.ALGORITHMS["direct"]
     assert len(calls) == module.ROUNDS + 1
     assert list(json.loads(path.read_text()).values()) == ["direct"]
-    assert module.chosen() == [f"{key}: direct" for key in module.CHOICES]
+    assert list(module.CHOICES.values()) == ["direct"]
     module.algorithm(b, module.FORWARD, *LARGE)
     assert len(calls) == module.ROUNDS + 1, "measured again"
 
@@ -130,19 +133,46 @@ def test_the_quicker_algorithm_is_measured_once_and_kept(choices):
     assert module.algorithm(b, module.FORWARD, *LARGE) is module.ALGORITHMS["slow"], "what was kept does not count"
 
 
-def test_small_ones_are_not_measured_and_a_broken_file_is_no_file(choices):
-    module, calls, path = choices
-    path.write_text("{")
+def test_small_ones_are_not_measured(choices):
+    module, calls, _ = choices
     module.algorithm(harness.backend(), module.FORWARD, (1, 4, 4, 3), (3, 3, 3, 4), *LARGE[2:])
     assert not calls
-    assert module.chosen() == []
+    assert module.CHOICES == {}
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"a": []}', b'{"a": {}}', b"\xff", b""])
+def test_a_broken_file_is_said_and_measured_anew(choices, content):
+    module, _, path = choices
+    path.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match=r"choices\.json: cannot be read .* measured anew"):
+        assert module.algorithm(harness.backend(), module.FORWARD, *LARGE) is module.ALGORITHMS["direct"]
+    assert list(json.loads(path.read_text()).values()) == ["direct"]
+
+
+def test_what_another_machine_chose_is_taken_and_not_kept(choices):
+    module, calls, path = choices
+    b = harness.backend()
+    key = module._key(module.FORWARD, *LARGE, b.threads)
+    b.adopt({key: "slow"})
+    assert module.algorithm(b, module.FORWARD, *LARGE) is module.ALGORITHMS["slow"]
+    assert not calls
+    module.algorithm(b, module.DATA, *LARGE)
+    kept = json.loads(path.read_text())
+    assert [key.split()[0] for key in kept] == [module.DATA]
+    module.algorithm(b, module.WEIGHTS, *LARGE)
+    assert [key.split()[0] for key in json.loads(path.read_text())] == [module.DATA, module.WEIGHTS]
 
 
 def test_an_algorithm_can_be_asked_for(choices, monkeypatch):
     module, _, _ = choices
+    b = harness.backend()
     for name, taken in (("slow", "slow"), ("never", "direct")):
         monkeypatch.setenv("GPUBACKPROP_CONV", name)
-        assert module.algorithm(harness.backend(), module.FORWARD, *LARGE) is module.ALGORITHMS[taken]
+        assert module.algorithm(b, module.FORWARD, *LARGE) is module.ALGORITHMS[taken]
     monkeypatch.setenv("GPUBACKPROP_CONV", "slwo")
     with pytest.raises(UsageError, match=r"GPUBACKPROP_CONV=slwo.*slow"):
-        module.algorithm(harness.backend(), module.FORWARD, *LARGE)
+        module.algorithm(b, module.FORWARD, *LARGE)
+    with pytest.raises(UsageError, match=r"GPUBACKPROP_CONV=slwo.*slow"):
+        cpu()  # wherever kernels are, and whether or not there are convolutions
+    monkeypatch.setenv("GPUBACKPROP_CONV", "")
+    assert hasattr(cpu()[0], "launch")

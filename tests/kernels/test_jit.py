@@ -72,6 +72,17 @@ def test_the_folder_is_the_one_named(tmp_path, monkeypatch):
     assert tmp_path / "xdg" in jit._folder().parents
 
 
+def test_the_folder_is_absolute_and_in_the_home_where_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("~/kept", "home/kept"):
+        monkeypatch.setenv("GPUBACKPROP_CACHE", name)
+        assert tmp_path / "home" / "kept" in jit._folder().parents
+    monkeypatch.delenv("GPUBACKPROP_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert tmp_path / "home" / ".cache" in jit._folder().parents
+
+
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     """No cache folder can be written, the temporary one is here."""
@@ -82,21 +93,32 @@ def nowhere(tmp_path, monkeypatch):
 
 
 def test_without_a_writeable_home_it_is_a_private_one_below_the_temporary_folder(nowhere):
-    assert nowhere in jit._folder().parents
+    with pytest.warns(RuntimeWarning, match=r"GPUBACKPROP_CACHE=.*file/cache: .* kept there \(.*\); they are kept in "):
+        folder = jit._folder()
+    assert nowhere in folder.parents
     assert nowhere.stat().st_mode & 0o777 == 0o700
-    assert jit._folder() == jit._folder()
+    with pytest.warns(RuntimeWarning, match=str(folder)):
+        assert jit._folder() == folder
+
+
+def test_of_a_folder_that_nobody_asked_for_nothing_is_said(nowhere, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPUBACKPROP_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    assert nowhere in jit._folder().parents
 
 
 def test_a_temporary_folder_that_others_can_write_is_not_taken(nowhere):
     nowhere.mkdir()
     nowhere.chmod(0o777)
-    assert jit._folder() is None
+    with pytest.warns(RuntimeWarning, match="compiled anew at every start"):
+        assert jit._folder() is None
 
 
 def test_a_link_in_the_temporary_folder_is_not_followed(nowhere, tmp_path):
     (tmp_path / "theirs").mkdir(mode=0o700)
     nowhere.symlink_to(tmp_path / "theirs")
-    assert jit._folder() is None
+    with pytest.warns(RuntimeWarning, match="compiled anew at every start"):
+        assert jit._folder() is None
 
 
 _TRAIN = """

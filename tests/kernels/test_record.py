@@ -375,3 +375,38 @@ def test_a_steady_step_asks_for_no_memory():
     finally:
         tracemalloc.stop()
     assert step._backend.memory.held == held
+
+
+def test_a_nan_of_the_backward_pass_comes_out_of_a_replayed_step():
+    """Square roots of zero: the loss is finite, its gradient is not."""
+
+    def zeroed(step, number):
+        if number == 4:
+            step.model.parameters().value[...] = 0
+
+    def new():
+        body = nn.Sequential(nn.Linear(None, 6), nn.LpPool1d(2, 2), nn.Flatten(), nn.Linear(None, 3))
+        return TrainStep(body.build((4, 6), seed=3), nn.CrossEntropyLoss(), sgd(body), clip_norm=1.0)
+
+    step = assert_equals_eager(new, draw((4, 6), count=7), zeroed)
+    assert len(replays(step)) == 1
+
+
+def test_memory_is_given_back_where_a_step_fails_as_it_is_recorded():
+    step = make(mixed())
+    batches = images()
+    step(*batches[0])
+    pool, forward = step._backend.memory, step.model.layers[2].forward
+
+    def fails(x):
+        raise ArithmeticError("on purpose")
+
+    step.model.layers[2].forward = fails
+    with pytest.raises(ArithmeticError):
+        step(*batches[1])
+    assert pool.free
+    assert not step._update.memory.free
+    assert step._backend.memory is pool
+    step.model.layers[2].forward = forward
+    for batch in batches[2:]:
+        step(*batch)

@@ -127,3 +127,22 @@ def test_the_command(capsys):
     assert (out.startswith("gpubackprop"), err) == (True, "")  # the remedies are part of the answer
     findings, remedies = doctor.report()
     assert out.splitlines()[len(findings) :] == remedies
+
+
+def test_the_kernel_cache(machine, monkeypatch, tmp_path):
+    pytest.importorskip("numba", reason="Numba, which compiles the kernels, is not installed")
+    monkeypatch.delenv("GPUBACKPROP_KERNELS", raising=False)
+    from gpubackprop.kernels.cpu import jit  # behind the check that Numba is there
+
+    folder = tmp_path / "kernels" / "digest"
+    folder.mkdir(parents=True)
+    (folder / "kept").write_bytes(bytes(3 << 19))
+    monkeypatch.setattr(jit, "FOLDER", folder)
+    assert machine()[0]["kernel cache"] == f"{folder.parent} (1.5 MiB, writable)"
+    monkeypatch.setattr(jit, "FOLDER", None)
+    found, remedies = machine()
+    assert found["kernel cache"].startswith("none: no folder is writable")
+    assert found["kernel cache"].endswith("GPUBACKPROP_CACHE")
+    assert not [line for line in remedies if line.startswith("CPU")]
+    monkeypatch.setenv("GPUBACKPROP_KERNELS", "reference")
+    assert "kernel cache" not in machine()[0]

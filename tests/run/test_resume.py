@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 import gpubackprop as gbp
 from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.errors import CheckpointError, ConfigError, InterruptedRun, UsageError
+from gpubackprop.run.directory import RunDirectory
 from tests.run import toy
 
 EVERYTHING = {
@@ -324,3 +325,34 @@ def test_no_run_directory(tmp_path):
         gbp.resume(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="not a run directory"):
         gbp.resume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must be a mapping"),
+        ('{"kernels": []}', "kernels: must be names of algorithms"),
+        ('{"kernels": {"a": []}}', "kernels: must be names of algorithms"),
+    ],
+)
+def test_a_damaged_note_of_the_surroundings_is_named(tmp_path, content, word):
+    directory = RunDirectory(tmp_path)
+    directory.environment.write_text(content)
+    with pytest.raises(CheckpointError, match=rf"environment\.json: {word}.*; restore it, or delete it"):
+        _ = directory.choices
+    directory.environment.unlink()
+    assert directory.choices == {}
+    directory.keep_choices({"a": "direct"})
+    assert directory.choices == {"a": "direct"}
+
+
+def test_a_run_whose_surroundings_are_damaged_is_not_gone_on_with(data, stop_at, tmp_path):
+    stop_at(2, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(InterruptedRun):
+        gbp.train(toy.config(data), run_dir=tmp_path)
+    (tmp_path / "environment.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"environment\.json: is not JSON"):
+        gbp.resume(tmp_path)
+    (tmp_path / "environment.json").unlink()
+    gbp.resume(tmp_path)

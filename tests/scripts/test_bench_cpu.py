@@ -125,6 +125,7 @@ def test_growth_doubles(title: str) -> None:
 
 def test_who_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "find_spec", lambda name: None)
+    monkeypatch.setattr(cpu, "uncompiled", lambda: None)
     alone, notes = cpu.contenders(tmp_path, WORKLOADS["lenet"], compiled=True)
     assert list(alone) == ["gpubackprop", "gpubackprop, reference kernels"]
     assert len(notes) == 3
@@ -133,6 +134,18 @@ def test_who_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     pytorch = ["PyTorch eager", "PyTorch channels_last", "PyTorch compile"]
     assert list(everyone)[2:] == [*pytorch, "JAX", "scikit-learn"]
     assert notes == []
+    monkeypatch.setattr(cpu, "uncompiled", lambda: "plain NumPy: no Numba")
+    without, notes = cpu.contenders(tmp_path, WORKLOADS["lenet"], compiled=True)
+    assert list(without) == ["gpubackprop", *pytorch, "JAX", "scikit-learn"]
+    assert notes == ["gpubackprop: its references were measured, since it runs on plain NumPy: no Numba"]
+
+
+def test_the_table_says_when_no_kernels_were_measured() -> None:
+    found = results()
+    for words, said in (("kernels on 2 threads", False), ("plain NumPy: no Numba", True)):
+        found["workloads"]["lenet"]["candidates"]["gpubackprop"]["runs_on"] = words
+        assert ("**gpubackprop ran on plain NumPy: no Numba.**" in report.table(found)) == said
+        assert ("ran on" in report.table(found)) == said
 
 
 def test_scikit_learn_makes_the_same_steps() -> None:

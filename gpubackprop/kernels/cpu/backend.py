@@ -19,6 +19,7 @@ from gpubackprop.kernels.cpu.jit import MAIN, Launched, announcing
 from gpubackprop.kernels.cpu.kernel import CHOICES, KERNELS, RULES
 from gpubackprop.kernels.cpu.memory import Pool
 from gpubackprop.kernels.cpu.record import RecordedStep, Recording
+from gpubackprop.kernels.cpu.share import ALONE
 from gpubackprop.tape import Op, Slot
 
 SPINS = "5000"
@@ -133,7 +134,7 @@ class CpuBackend(NumpyBackend):
     def divide(self, x: Array, y: Array, out: Array | None = None) -> Array:
         """x / y, y of x's shape or 0-d, into `out` where it is given."""
         out = self.empty(x.shape, x.dtype) if out is None else out
-        if y.ndim == 0 and out is x:
+        if y.ndim == 0 and out is x and out.flags.c_contiguous:
             self.launch(glue.scale, out.reshape(-1), y.reshape(1), cost=2 * glue.STREAM * out.size)
         elif x.ndim == y.ndim == 0:
             self.launch(glue.quotient, x.reshape(1), y.reshape(1), out.reshape(1))
@@ -143,7 +144,8 @@ class CpuBackend(NumpyBackend):
 
     def assign(self, out: Array, x: Any) -> None:
         """out[...] = x, an array of its shape or a number."""
-        if type(x) is np.ndarray and out.size >= GLUE and x.shape == out.shape and x.flags.c_contiguous:
+        flat = type(x) is np.ndarray and x.flags.c_contiguous and out.flags.c_contiguous
+        if flat and out.size >= GLUE and x.shape == out.shape:
             self.launch(glue.copy, out.reshape(-1), x.reshape(-1), cost=2 * glue.STREAM * out.size)
         else:
             self.launch(np.copyto, out, np.nan if x is None else x)  # as NumPy assigns what a faulty op gave
@@ -170,11 +172,13 @@ class CpuBackend(NumpyBackend):
 
     def describe(self) -> str:
         """The device in words."""
+        if ALONE.value:
+            return "kernels on 1 thread, since this process is a fork"
         return f"kernels on {self.threads} thread{'s' * (self.threads > 1)}"
 
 
 def _thread_count() -> int:
-    """How many threads Numba has, which are started here.
+    """How many threads Numba has, which are started here. Raises ImportError where it has none.
 
     OpenMP's threads spin for milliseconds when they wait, unless told otherwise before its library is loaded: beside
     another busy process that made steps fifteen times slower. Some ten microseconds reach from launch to launch.
@@ -183,6 +187,8 @@ def _thread_count() -> int:
     os.environ.update(ours)
     try:
         count = int(numba.get_num_threads())
+    except ValueError as error:  # NUMBA_THREADING_LAYER names one that is not there
+        raise ImportError(str(error).splitlines()[0], name="numba") from error
     finally:
         for name in ours:
             del os.environ[name]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import warnings
 from collections.abc import Callable
 from functools import cache
 from math import prod
@@ -56,9 +57,12 @@ CLEAR = 16
 ROUNDS = 3
 
 
-def chosen() -> list[str]:
-    """Readable lines: what was chosen among several algorithms so far, by direction and shape."""
-    return [f"{key}: {name}" for key, name in sorted(CHOICES.items())]
+def asked() -> str | None:
+    """What GPUBACKPROP_CONV asks for, None: nothing. Raises UsageError for a name that is no algorithm's."""
+    name, known = os.environ.get("GPUBACKPROP_CONV"), (*ALGORITHMS, "measure")
+    if name and name not in known:
+        raise UsageError(f"GPUBACKPROP_CONV={name}: known: {', '.join(known)}{did_you_mean(name, known)}")
+    return name
 
 
 def preferred(work: float, weight_shape: Sizes, names: list[str]) -> str | None:
@@ -77,12 +81,9 @@ def algorithm(
 ) -> Algorithm:
     """The algorithm for one direction of one shape. Raises UsageError for an unknown name in GPUBACKPROP_CONV."""
     names = [name for name, each in ALGORITHMS.items() if each.fits(x_shape, weight_shape, lie, dtype)]
-    forced = os.environ.get("GPUBACKPROP_CONV")
+    forced = asked()
     measure = forced == "measure"
     if forced and not measure:
-        if forced not in ALGORITHMS:
-            known = ", ".join((*ALGORITHMS, "measure"))
-            raise UsageError(f"GPUBACKPROP_CONV={forced}: known: {known}{did_you_mean(forced, ALGORITHMS)}")
         return ALGORITHMS[forced if forced in names else names[0]]
     if len(names) == 1:
         return ALGORITHMS[names[0]]
@@ -96,7 +97,7 @@ def algorithm(
         if not measure and (name := preferred(work, weight_shape, names)):
             return ALGORITHMS[name]
         CHOICES[key] = _quickest(b, direction, x_shape, weight_shape, lie, dtype, names)
-        _keep()
+        _keep(key)
     return ALGORITHMS[CHOICES[key]]
 
 
@@ -131,10 +132,10 @@ def _quickest(
 
 def _file() -> Path | None:
     """Where choices are kept, by machine; None where nothing can be written."""
-    if jit._FOLDER is None:
+    if jit.FOLDER is None:
         return None
     machine = "".join(c if c.isalnum() else "-" for c in _processor())
-    return jit._FOLDER.parent / f"conv-{machine}-{jit._FOLDER.name}.json"
+    return jit.FOLDER.parent / f"conv-{machine}-{jit.FOLDER.name}.json"
 
 
 @cache
@@ -150,26 +151,33 @@ def _processor() -> str:
 
 @cache
 def _kept() -> dict[str, str]:
-    """What earlier processes chose; nothing where the file is missing or broken."""
+    """What earlier processes measured; nothing where the file is missing, or broken, of which a warning tells."""
     path = _file()
-    try:
-        kept = json.loads(path.read_text()) if path else {}
-    except (OSError, ValueError):
+    if path is None or not path.exists():
         return {}
-    return {key: name for key, name in kept.items() if name in ALGORITHMS} if isinstance(kept, dict) else {}
+    try:
+        kept = json.loads(path.read_bytes())
+        if not isinstance(kept, dict) or not all(isinstance(name, str) for name in kept.values()):
+            raise ValueError("not names of algorithms by shape")
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{path}: cannot be read ({error}); convolutions are measured anew", RuntimeWarning, stacklevel=2)
+        return {}
+    return {key: name for key, name in kept.items() if name in ALGORITHMS}
 
 
-def _keep() -> None:
+def _keep(key: str) -> None:
+    """Keep one choice that was measured here: others may have come with a run from another machine."""
     path = _file()
     if path is None:
         return
     _kept.cache_clear()
     mine = path.with_suffix(f".{os.getpid()}")
     try:
-        mine.write_text(json.dumps({**_kept(), **CHOICES}, indent=1))
+        mine.write_text(json.dumps({**_kept(), key: CHOICES[key]}, indent=1))
         mine.replace(path)  # at once: another process reads the old file or the new one
     except OSError:
         return
+    _kept.cache_clear()
 
 
 def conv_forward(

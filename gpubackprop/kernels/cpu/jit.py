@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
@@ -66,13 +67,13 @@ def inline(function: Callable[..., Any]) -> Any:
 def compiled(function: Callable[..., Any]) -> Any:
     """What compiled code makes of a function, kept from process to process."""
     before = config.CACHE_DIR
-    if _FOLDER is not None:  # the user's own functions keep theirs
-        config.CACHE_DIR = str(_FOLDER)
+    if FOLDER is not None:  # the user's own functions keep theirs
+        config.CACHE_DIR = str(FOLDER)
     try:
-        made = numba.njit(cache=_FOLDER is not None, **_OPTIONS)(function)
+        made = numba.njit(cache=FOLDER is not None, **_OPTIONS)(function)
     finally:
         config.CACHE_DIR = before
-    if _FOLDER is not None:
+    if FOLDER is not None:
         made._cache = _Careful(made._cache)
     return made
 
@@ -133,7 +134,7 @@ class _Announcement(Listener):
 
     def on_start(self, event: Any) -> None:
         if self.say is not None:
-            kept = f"kept in {_FOLDER}" if _FOLDER else "not kept: no cache folder is writeable, see GPUBACKPROP_CACHE"
+            kept = f"kept in {FOLDER}" if FOLDER else "not kept: no cache folder is writeable, see GPUBACKPROP_CACHE"
             self.say(f"compiling kernels for this processor, some seconds, {kept}")
             self.say = None
 
@@ -151,21 +152,30 @@ def _folder() -> Path | None:
 
     GPUBACKPROP_CACHE, or the user's cache folder, or where that cannot be written the user's own below the temporary
     one; in it one folder for each state of these sources, because Numba looks at the file of a function, not at those
-    of the functions that became part of it.
+    of the functions that became part of it. A warning says when it is not the one that was asked for.
     """
-    home = os.environ.get("GPUBACKPROP_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    asked = os.environ.get("GPUBACKPROP_CACHE")
+    home = os.path.abspath(os.path.expanduser(asked or os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
     digest = hashlib.sha256(numba.__version__.encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
+    found, reason = None, ""
     for place in (lambda: Path(home), _own_temporary):
         try:
             folder = place() / "gpubackprop" / "kernels" / digest.hexdigest()[:16]
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(f"{folder} is not writable")
+        except OSError as error:
+            reason = reason or str(error)
             continue
-        if os.access(folder, os.W_OK):
-            return folder
-    return None
+        found = folder
+        break
+    if asked and reason:
+        instead = f"they are kept in {found}" if found else "they are compiled anew at every start"
+        line = f"GPUBACKPROP_CACHE={asked}: kernels cannot be kept there ({reason}); {instead}"
+        warnings.warn(line, RuntimeWarning, stacklevel=2)
+    return found
 
 
 def _own_temporary() -> Path:
@@ -179,4 +189,4 @@ def _own_temporary() -> Path:
     return folder
 
 
-_FOLDER = _folder()
+FOLDER = _folder()

@@ -127,17 +127,19 @@ class RecordedStep:
             return self.step(self.prepare(batches))
         recording = Recording(self.memory)
         held = [_copied(batch) for batch in self.prepare(batches)]
-        with b.recording_into(recording):
-            outputs = self.step(held)
-        if recording.refused:
+        try:
+            with b.recording_into(recording):
+                outputs = self.step(held)
+            if recording.refused:
+                self.found[key] = recording.refused
+                return outputs
+            inputs = [a for _, a in _arrays(held)]
+            program = Program(recording.launches)
+            silent = _NOTHING if program.compiled else _Silent()
+            self.found[key] = _Replay(program, inputs, outputs, Watch(self.made_of()), silent)
+        finally:
             if not any(type(found) is _Replay for found in self.found.values()):
                 b.memory.take(self.memory)
-            self.found[key] = recording.refused
-            return outputs
-        inputs = [a for _, a in _arrays(held)]
-        program = Program(recording.launches)
-        silent = _NOTHING if program.compiled else _Silent()
-        self.found[key] = _Replay(program, inputs, outputs, Watch(self.made_of()), silent)
         return tuple(None if y is None else y.copy() for y in outputs)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpubackprop import data as data_floor
-from gpubackprop.backend import choose
+from gpubackprop.backend import NumpyBackend, choose, cpu
 from gpubackprop.nn.conv import Conv2d
 from gpubackprop.nn.layer import PRECISIONS
 from gpubackprop.run.bench.compare import Contender, compare, machine, threads_of
@@ -67,6 +67,12 @@ def bench(
     return {"format": 1, "name": plan.config.name, "machine": machine(environment), **compared}
 
 
+def uncompiled() -> str | None:
+    """Why the CPU's kernels are the references here, None: they are compiled."""
+    backend, words = cpu()
+    return words if type(backend) is NumpyBackend else None
+
+
 def make_task(plan: Plan) -> Task:
     """The first training batches of a config, as many as make a step, and the weights that it starts with."""
     config, count = plan.config, plan.config.training.accumulate
@@ -93,7 +99,10 @@ def contenders_of(folder: str, plan: Plan, device: str, torch_compile: bool) -> 
     module, notes = "gpubackprop.run.bench", []
     kernels = plan.config.kernels
     found = {OURS: Contender([f"{module}.ours", folder, device, kernels], ours=True)}
-    if device == "cpu" and kernels == "auto":
+    reason = uncompiled() if device == "cpu" and kernels == "auto" else None
+    if reason:
+        notes.append(f"{OURS}: its references were measured, since it runs on {reason}")
+    elif device == "cpu" and kernels == "auto":
         found[f"{OURS}, reference kernels"] = Contender([f"{module}.ours", folder, device, "reference"], ours=True)
     if find_spec("torch") is None:
         notes.append("PyTorch: not measured: it is not installed")

@@ -15,6 +15,7 @@ class Ours:
     """`TrainStep` as `train` makes it from the config, on the task's batches."""
 
     def __init__(self, task: Task, device: str, kernels: str) -> None:
+        from gpubackprop.backend import cpu
         from gpubackprop.config import load_config
         from gpubackprop.nn.containers import Sequential
         from gpubackprop.run.build import train_step
@@ -26,7 +27,7 @@ class Ours:
         shape: Any = {k: v.shape[1:] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs.shape[1:]
         self.model.build(shape, config.seed, device, config.precision, kernels)
         self._step = train_step(config, self.model, self.loss)
-        self._backend = self.model.built.backend
+        self._runs_on = cpu(kernels)[1] if device == "cpu" else self.model.built.backend.describe()
 
     def step(self) -> float:
         """One update, waited for."""
@@ -38,7 +39,7 @@ class Ours:
 
         self.model.load_state_dict(self.task.weights)
         found = evaluate(self.model, self.loss, [], self.task.batches)
-        return {"inference_loss": found["loss"], "runs_on": self._backend.describe()}
+        return {"inference_loss": found["loss"], "runs_on": self._runs_on}
 
 
 def main(folder: str, device: str, kernels: str) -> None:

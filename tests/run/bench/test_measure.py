@@ -114,6 +114,7 @@ def test_who_takes_part(tmp_path, monkeypatch):
     plan = make_plan(str(toy.write_config(tmp_path)))
     images = make_plan(str(toy.write_config(tmp_path, "cnn.yaml", model=toy.CNN)))
     monkeypatch.setattr(measure, "find_spec", lambda name: object())
+    monkeypatch.setattr(measure, "uncompiled", lambda: None)
     ours = ["gpubackprop", "gpubackprop, reference kernels"]
     assert list(contenders_of("f", plan, "cpu", False)[0]) == [*ours, "PyTorch eager"]
     everyone = [*ours, "PyTorch eager", "PyTorch channels_last", "PyTorch compile"]
@@ -121,6 +122,17 @@ def test_who_takes_part(tmp_path, monkeypatch):
     on_gpu, notes = contenders_of("f", plan, "cuda:0", False)
     assert list(on_gpu) == ours[:1]
     assert notes == ["PyTorch: not measured: its twin is for the CPU, and this is cuda:0"]
+
+
+def test_references_are_not_compared_with_themselves_in_silence(tmp_path, monkeypatch, without_torch):
+    plan = make_plan(str(toy.write_config(tmp_path)))
+    monkeypatch.setenv("GPUBACKPROP_KERNELS", "reference")
+    alone, notes = contenders_of("f", plan, "cpu", False)
+    assert list(alone) == ["gpubackprop"]
+    assert notes[0] == "gpubackprop: its references were measured, since it runs on reference kernels, as asked"
+    found = bench(str(tmp_path / "toy.yaml"), rounds=1, seconds=0.001, threads=1)
+    assert found["notes"] == notes
+    assert any(line.endswith("; reference kernels, as asked") for line in lines(found))
 
 
 def test_a_task_is_the_first_step_of_the_training_and_comes_back_from_its_folder(tmp_path):
