@@ -12,7 +12,7 @@ import pytest
 from tests.kernels import harness
 
 _TRAIN = """
-import os, threading
+import os, signal, threading
 import numpy as np
 from gpubackprop import nn, optim
 from gpubackprop.kernels.cpu.backend import CpuBackend
@@ -56,11 +56,12 @@ def hold():
         held.set()
         done.wait()
 held, done = threading.Event(), threading.Event()
-holder = threading.Thread(target=hold)
+holder = threading.Thread(target=hold, daemon=True)
 holder.start()
 held.wait()
 child = os.fork()
 if child == 0:
+    signal.alarm(60)  # whoever waits for a turn that never comes
     same = trained(0)[-1] == alone and "fork" in CpuBackend().describe()
     print("child", float(step(x, y)), flush=True)
     os._exit(0 if same else 3)
