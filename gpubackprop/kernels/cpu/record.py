@@ -107,8 +107,8 @@ class RecordedStep:
                     return replay([a for _, a in arrays])
                 except Exception:  # a launch refused its data: the step itself says it in the layer's words
                     del self.found[key]
-                    return self.step(self.prepare(batches))
-            self.found.clear()
+            else:
+                self.found.clear()
             replay = "new"
         with one_thread(), np.errstate(all="ignore"):  # about overflow a GPU is silent too: the trainer looks at losses
             if replay is None:
