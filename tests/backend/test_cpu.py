@@ -61,7 +61,7 @@ def test_without_kernels_it_trains_and_says_why(before, variables, reason, remed
     )
     assert done.returncode == 0, done.stderr
     chosen, told = done.stdout.splitlines()
-    assert chosen.startswith(f"device: cpu, as asked (plain NumPy, without kernels and slower: {reason}")
+    assert chosen.startswith(f"device: cpu, as asked; on the CPU: plain NumPy, without kernels and slower: {reason}")
     assert told.startswith(f"CPU: several times slower without compiled kernels: {reason}")
     assert remedy in told
     assert ("pip install 'numba" in told) == (remedy == MISSING["Numba"][3]), "a remedy for what is there"

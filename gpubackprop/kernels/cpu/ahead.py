@@ -63,7 +63,7 @@ def running_ahead(b: Any) -> Iterator[None]:
 
 def _may_copy() -> bool:
     """Whether there are another processor, a folder for what is compiled, and forks as safe as Linux's."""
-    return not _copied and sys.platform == "linux" and jit._FOLDER is not None and len(os.sched_getaffinity(0)) > 1
+    return not _copied and sys.platform == "linux" and jit.FOLDER is not None and len(os.sched_getaffinity(0)) > 1
 
 
 def _copy() -> None:
