@@ -29,9 +29,9 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def contenders(folder: Path, workload: Workload, compiled: bool) -> tuple[dict[str, Contender], list[str]]:
-    """Who takes part, by name, ours first; and notes of who does not. The very first start finds empty caches."""
-    cold = str(folder / "cold")
-    found = {report.OURS: _ours(folder, "auto", first={"GPUBACKPROP_CACHE": cold})}
+    """Who takes part, by name, ours first; and notes of who does not. Caches are empty at the very first start."""
+    cache = str(folder / "cache")
+    found = {report.OURS: _ours(folder, "auto", variables={"GPUBACKPROP_CACHE": cache})}
     notes = []
     if reason := uncompiled():
         notes.append(f"{report.OURS}: its references were measured, since it runs on {reason}")
@@ -43,7 +43,7 @@ def contenders(folder: Path, workload: Workload, compiled: bool) -> tuple[dict[s
         variants = ["eager", *(["channels_last"] if workload.images else []), *(["compile"] if compiled else [])]
         for variant in variants:
             command = ["gpubackprop.run.bench.pytorch", str(folder), variant]
-            found[f"PyTorch {variant}"] = Contender(command, first={"TORCHINDUCTOR_CACHE_DIR": cold})
+            found[f"PyTorch {variant}"] = Contender(command, variables={"TORCHINDUCTOR_CACHE_DIR": cache})
     for name, module, kind in (("JAX", "jax", "jax"), ("scikit-learn", "sklearn", "sklearn")):
         if find_spec(module) is None:
             notes.append(f"{name}: not measured: it is not installed")

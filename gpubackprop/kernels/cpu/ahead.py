@@ -11,15 +11,15 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from numba.core.dispatcher import Dispatcher
 
 from gpubackprop.kernels.cpu import jit
 
-LIMIT = 300  # seconds, after which a copy that hangs is ended
-_copied = False
+LIMIT = 300  # seconds, after which a copy ends whose process was killed
+_copied: int | None = None  # the number of the copy's process
 
 
 class Copied(BaseException):
@@ -48,35 +48,40 @@ class Ahead:
 
 @contextmanager
 def running_ahead(b: Any) -> Iterator[None]:
-    """Around a step of `b`'s: at the first kernel that has to be compiled a copy starts, which ends at the step's end.
+    """Around a step of `b`'s: at the first kernel that has to be compiled a copy starts, which ends with the step.
 
     Once in a process: later steps lack a kernel or two.
     """
-    jit.on_miss = _copy if _may_copy() else None
+    first = _copied is None and _may_copy()
+    jit.on_miss = _copy if first else None
     try:
         yield
     finally:
         jit.on_miss = None
         if b.ahead is not None:
             b.ahead.compile()
+        if first and _copied:
+            with suppress(OSError):  # it ended by itself, and somebody else has waited for it
+                os.kill(_copied, signal.SIGKILL)
+                os.waitpid(_copied, 0)
 
 
 def _may_copy() -> bool:
     """Whether there are another processor, a folder for what is compiled, and forks as safe as Linux's."""
-    return not _copied and sys.platform == "linux" and jit.FOLDER is not None and len(os.sched_getaffinity(0)) > 1
+    return sys.platform == "linux" and jit.FOLDER is not None and len(os.sched_getaffinity(0)) > 1
 
 
 def _copy() -> None:
     """Raises Copied in the copy."""
     global _copied
-    _copied, jit.on_miss = True, None
+    jit.on_miss = None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: the copy starts none, nor waits
-        if middle := os.fork():
-            os.waitpid(middle, 0)
-            return
-        if os.fork():  # twice, so that nobody has to wait for the copy's end
-            os._exit(0)
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of forks beside threads: the copy neither has nor needs any
+        _copied = os.fork()
+    if _copied:
+        return
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nowhere, stream)

@@ -33,13 +33,13 @@ class Contender:
 
     ours      it is this package: an error of it is an error, while one of others is a note
     starts    how many times it is started; the last one is measured, and the first one may have had to compile
-    first     variables for the very first start, over `environment`: an empty cache
+    variables over `environment`: a cache of its own, which is empty at the first start
     """
 
     command: Sequence[str]
     ours: bool = False
     starts: int = 2
-    first: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def threads_of(number: int | None) -> dict[str, str]:
@@ -94,7 +94,7 @@ def compare(
         def start(name: str, contender: Contender) -> Candidate:
             said(f"starting {name}")
             for number in range(contender.starts):
-                candidate = Candidate(contender.command, {**environment, **({} if number else contender.first)})
+                candidate = Candidate(contender.command, {**environment, **contender.variables})
                 first_starts.setdefault(name, candidate.first_step)
                 if candidate.cannot or number == contender.starts - 1:
                     break
