@@ -6,6 +6,7 @@ import os
 import re
 from importlib import import_module
 
+from gpubackprop.backend import garbage
 from gpubackprop.backend.base import Array, Backend, HostArray, NumpyBackend
 from gpubackprop.errors import DeviceError, UsageError
 from gpubackprop.registry import did_you_mean
@@ -40,11 +41,13 @@ def cpu(kernels: str = "auto") -> tuple[Backend, str]:
         return NumpyBackend(), "reference kernels, as asked"
     slower = "plain NumPy, without kernels and slower: "
     try:
-        import_module("numba")
+        with garbage.kept():
+            import_module("numba")
     except Exception as error:  # of a NumPy that it does not know, it raises others than ImportError too
         return NumpyBackend(), f"{slower}Numba cannot be imported: {error}"
     try:
-        backend: Backend = import_module(KERNELS).load()
+        with garbage.kept():
+            backend: Backend = import_module(KERNELS).load()
     except ImportError as error:
         if (error.name or "gpubackprop").startswith("gpubackprop"):
             raise  # a mistake of our own, to be seen

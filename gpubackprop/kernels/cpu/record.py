@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from gpubackprop.backend import Array
+from gpubackprop.backend import Array, garbage
 from gpubackprop.kernels.cpu.ahead import running_ahead
 from gpubackprop.kernels.cpu.blas import one_thread
 from gpubackprop.kernels.cpu.memory import Pool, root
@@ -117,8 +117,9 @@ class RecordedStep:
                 self.found[key] = (
                     None if _may_repeat(arrays) else "its batches are not NumPy's inputs and targets alone"
                 )
-            with running_ahead(self.backend):
-                return self.step(self.prepare(batches))
+                with running_ahead(self.backend), garbage.kept():
+                    return self.step(self.prepare(batches))
+            return self.step(self.prepare(batches))
 
     def _record(self, key: Any, batches: Batches) -> Outputs:
         b = self.backend
