@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """No garbage is collected inside it: going over all that a compiler holds, again and again, was a fifth of a start."""
+    """No garbage is collected inside it: going over all that a compiler holds was a fifth of the time of a start."""
     enabled = gc.isenabled()
     gc.disable()
     try:
