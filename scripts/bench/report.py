@@ -174,6 +174,8 @@ def plot(growth: dict[str, Any], path: Path) -> None:
             axis.plot(found["values"], [1e3 * each for each in seconds], marker="o", label=name)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log", base=2)
+        axis.set_xticks(found["values"], labels=map(str, found["values"]))
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.set_xlabel(title)
         axis.set_ylabel("ms a step")
         axis.grid(alpha=0.3)
