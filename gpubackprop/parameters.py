@@ -105,7 +105,7 @@ class Parameters:
             rng = np.random.default_rng([seed, stream_of(name)])
             start[low:high] = param.init(rng, param.shape).ravel()
         self.value = self.master = backend.from_host(start)
-        self.grad = backend.xp.zeros_like(self.value)
+        self.grad = backend.xp.zeros(size, self.dtype)  # of which NumPy touches no page before it is used
         for _, param, low, high in self.segments:
             param.value = self.value[low:high].reshape(param.shape)
             param.grad = self.grad[low:high].reshape(param.shape)

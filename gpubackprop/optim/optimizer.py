@@ -129,7 +129,7 @@ class Optimizer:
     def add_state(self, *names: str, fill: float = 0.0) -> None:
         """Flat state arrays, `fill` at the start, 0 in the padding. Zero gradients there must keep them zero."""
         for name in names:
-            self.state[name] = self.xp.zeros_like(self.params.master)
+            self.state[name] = self.xp.zeros(self.params.master.shape, self.params.master.dtype)
             for _, _, start, stop in self.trained if fill else ():
                 self.state[name][start:stop] = fill
 
