@@ -174,7 +174,8 @@ class Optimizer:
     def step(self) -> None:
         """One update of all params from their gradients."""
         self.prepare()
-        self.update()
+        with self.backend.running():
+            self.update()
 
     def prepare(self) -> None:
         """The host's half of a step: count it, and send its coefficients to the device."""
@@ -186,10 +187,11 @@ class Optimizer:
         rows = [self.coefficients(self.lr * scale, decay) for scale, decay in self.settings]
         if rows == self.sent:
             return
-        sent, self.sent = self.backend.from_host(np.array(rows, self.params.master.dtype)), rows
+        sent = self.backend.from_host(np.array(rows, self.params.master.dtype))
         if self.scalars is None:
             self.scalars = self.xp.zeros_like(sent)
         self.scalars[...] = sent  # always the same memory: a captured update goes on reading it
+        self.sent = rows
 
     def counted(self) -> tuple[Any, ...]:
         """What `prepare` counts on the host, for `recount`."""

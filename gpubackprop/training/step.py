@@ -61,6 +61,7 @@ class TrainStep:
         #: States of stateful layers after the last step, by micro-batch.
         self.carries: list[dict[str, list[Array]]] = []
         self._backend = model.built.backend
+        self._begun = False  # whether the weights are being updated; of a replayed step it is not known
         self._update = self._backend.repeated(self.update, self._on_device, self._made_of)
         self._number = self._backend.from_host(np.zeros((), np.uint64))
 
@@ -75,12 +76,13 @@ class TrainStep:
         for part in (self.noise, self.average):
             if part is not None:
                 part.prepare(self.optimizer.steps)
-        counted = self.optimizer.counted()
+        counted, self._begun = self.optimizer.counted(), True
         try:
             self.optimizer.prepare()
             loss, self.grad_norm = self._update(batches)
-        except Exception:
-            self.optimizer.recount(counted)  # a step that was refused is none
+        except BaseException as error:
+            if isinstance(error, Exception) or not self._begun:  # Ctrl-C may come behind the update
+                self.optimizer.recount(counted)  # a step that was refused is none
             raise
         return loss
 
@@ -88,13 +90,14 @@ class TrainStep:
         return [on_device(self.model, self.loss, batch) for batch in batches]
 
     def _made_of(self) -> list[object]:
-        parts: list[object] = [self, self._backend, self.optimizer, self.noise, self.average]
+        parts: list[object] = [self, self._backend, self.model.built, self.optimizer, self.noise, self.average]
         parts += [*_inside(self.model), *_inside(self.loss), *self.model.built.stored.values()]
         return [part for part in parts if part is not None]
 
     def update(self, batches: Sequence[Batch]) -> tuple[Array, Array | None]:
         """The part that can be captured, everything but moving data to the device and counting: loss, gradient norm."""
         b = self._backend
+        self._begun = False
         params = self.optimizer.params
         held = [next(iter(carry.values()))[0].shape[0] for carry in self.carries if carry]
         if held and sum(held) != sum(map(samples_in, batches)):
@@ -104,11 +107,6 @@ class TrainStep:
         losses, weight, tapes, self.carries[: len(batches)] = self.optimizer.gradient(evaluate)
         if any(self.carries):
             b.only_once("layers hand states on from step to step")
-        foreign = (
-            type(part).__name__ for part in self._made_of() if not type(part).__module__.startswith("gpubackprop.")
-        )
-        if plugin := next(foreign, None):
-            b.only_once(f"what {plugin} does in Python is not known here")
         if not isinstance(self.loss, ByClass | Elementwise):
             b.only_once(f"{self.loss.name} looks at its targets")
         if isinstance(self.optimizer, Wrapper):
@@ -120,6 +118,7 @@ class TrainStep:
         norm = None
         if self.clip_norm is not None:
             norm = b.rule(clip_norm)(b, params.grad, self.clip_norm)
+        self._begun = True
         self.optimizer.update()
         if self.average is not None:
             self.average.update()

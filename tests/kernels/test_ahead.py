@@ -21,7 +21,7 @@ import numpy as np
 from gpubackprop import nn, optim
 from gpubackprop.kernels.cpu import ahead, jit
 from gpubackprop.training.step import TrainStep
-ahead._copied = 0 if sys.argv[1] == "alone" else None
+ahead._tried = sys.argv[1] == "alone"
 by, save = [], jit._Careful.save_overload
 def saved(self, signature, result):
     by.append(os.getpid())
@@ -60,3 +60,34 @@ def test_the_process_finds_a_part_compiled_and_trains_as_alone(tmp_path):
     assert int(found[3].split()[0]) < compiled, "nothing was compiled by the copy"
     assert found[3].endswith("True")
     assert _start(tmp_path / "ahead", "ahead") == ["begin", losses, "0 False"], "something was not kept"
+
+
+_MEASURED = """
+import sys
+import numpy as np
+from gpubackprop import nn, optim
+from gpubackprop.training.step import TrainStep
+model = nn.Sequential(nn.Conv2d(None, 32, 3, padding=1), nn.Flatten(), nn.Linear(None, 3)).build((16, 16, 8), seed=1)
+step = TrainStep(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=0.01))
+x, y = np.ones((16, 16, 16, 8), np.float32), np.zeros(16, int)
+for number in range(3):
+    step(x, y)
+    with open(sys.argv[1], "a") as file:
+        print(number, file=file)
+"""
+
+
+def test_the_copy_never_gets_out_of_the_step(tmp_path):
+    seen, root = tmp_path / "seen", Path(__file__).parents[2]
+    env = {**os.environ, "GPUBACKPROP_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", _MEASURED, str(seen)]  # a convolution that is measured
+    subprocess.run(command, env=env, check=True, timeout=600)
+    assert seen.read_text().split() == ["0", "1", "2"]
+
+
+def test_without_a_fork_the_step_runs_all_the_same(tmp_path):
+    code = _TRAIN.replace("import os, sys", "import os, sys\ndef fork():\n    raise BlockingIOError\nos.fork = fork")
+    env = {**os.environ, "GPUBACKPROP_CACHE": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code, "ahead"], env=env, text=True, capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("True")

@@ -301,7 +301,9 @@ def test_whatever_changes_between_steps_counts(change, anew):
         recordings.append(replays(step))
 
     step = assert_equals_eager(lambda: make(mixed(), clip_norm=1.0), images(8), between)
-    assert (replays(step)[0] is not recordings[8][0]) == anew, "recorded anew, or not"
+    kept = any(found is recordings[8][0] for found in replays(step))
+    assert kept != anew, "recorded anew, or not"
+    assert replays(step) or "ReLU.forward" in refusals(step)[0]
 
 
 def test_a_class_that_there_is_not_is_seen_in_a_replayed_step():
@@ -420,3 +422,44 @@ def test_memory_is_given_back_where_a_step_fails_as_it_is_recorded():
     step.model.layers[2].forward = forward
     for batch in batches[2:]:
         step(*batch)
+
+
+def test_python_code_that_came_into_a_layer_runs_in_every_step():
+    step = make(classifier(lambda: nn.Linear(None, 5), nn.Tanh))
+    ran, forward = [], step.model.layers[1].forward
+
+    def watched(x):
+        ran.append(1)
+        return forward(x)
+
+    step.model.layers[1].forward = watched
+    for batch in draw((6,)):
+        step(*batch)
+    assert len(ran) == STEPS
+    assert "Tanh.forward" in refusals(step)[0]
+
+
+def test_a_replayed_step_is_silent_about_overflow_as_every_step_is():
+    step = make(classifier(lambda: nn.Linear(None, 5)))
+    y = np.zeros(BATCH, int)
+    with np.errstate(all="raise"):
+        for _ in range(4):
+            step(np.full((BATCH, 6), 1e300), y)
+    assert len(replays(step)) == 1
+
+
+def test_a_step_that_is_interrupted_before_its_update_is_none():
+    step = make(classifier(lambda: nn.Linear(None, 5)))
+    forward = step.model.forward
+
+    def interrupted(x):
+        raise KeyboardInterrupt
+
+    step.model.forward = interrupted
+    x, y = next(draw((6,)))
+    with pytest.raises(KeyboardInterrupt):
+        step(x, y)
+    assert step.optimizer.steps == 0
+    step.model.forward = forward
+    step(x, y)
+    assert step.optimizer.steps == 1

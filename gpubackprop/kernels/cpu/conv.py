@@ -23,7 +23,7 @@ import numpy as np
 
 from gpubackprop.backend import Array
 from gpubackprop.errors import UsageError
-from gpubackprop.kernels.cpu import direct, jit
+from gpubackprop.kernels.cpu import ahead, direct, jit
 from gpubackprop.kernels.cpu.backend import CpuBackend
 from gpubackprop.kernels.cpu.kernel import CHOICES, kernel
 from gpubackprop.kernels.cpu.sums import column_sums
@@ -90,8 +90,6 @@ def algorithm(
     key = _key(direction, x_shape, weight_shape, lie, dtype, b.threads)
     if key not in CHOICES and key in _kept():
         CHOICES[key] = _kept()[key]
-    if CHOICES.get(key) not in names and b.ahead is not None:  # nothing is measured there
-        return ALGORITHMS[names[0]]
     if CHOICES.get(key) not in names:
         work = prod(x_shape[:-1]) * prod(weight_shape) / prod(lie.stride)
         if not measure and (name := preferred(work, weight_shape, names)):
@@ -168,7 +166,7 @@ def _kept() -> dict[str, str]:
 def _keep(key: str) -> None:
     """Keep one choice that was measured here: others may have come with a run from another machine."""
     path = _file()
-    if path is None:
+    if path is None or ahead.copy is not None:  # a copy launches nothing, and has measured nothing
         return
     _kept.cache_clear()
     mine = path.with_suffix(f".{os.getpid()}")

@@ -21,7 +21,10 @@ from gpubackprop.kernels.cpu.share import WHOLE
 
 Launch: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 _PLAIN = {
+    types.int32: ctypes.c_int32,
     types.int64: ctypes.c_int64,
+    types.uint8: ctypes.c_uint8,
+    types.uint32: ctypes.c_uint32,
     types.uint64: ctypes.c_uint64,
     types.float32: ctypes.c_float,
     types.float64: ctypes.c_double,
@@ -89,10 +92,14 @@ def _ready(launch: Launch) -> Any:
         return lambda: function(*args)
     made = function.overloads[tuple(map(function.typeof_pyval, args))]
     address = made.library.get_pointer_to_function(made.fndesc.llvm_func_name + WHOLE)
-    assert address, f"{function.__name__} was compiled without {WHOLE}"
     leaves: list[tuple[Any, Any]] = []
-    for kind, value in list(zip(made.signature.args, args, strict=True))[:-1]:  # all but `who`
-        leaves += _leaves(kind, value)
+    try:
+        for kind, value in list(zip(made.signature.args, args, strict=True))[:-1]:  # all but `who`
+            leaves += _leaves(kind, value)
+    except KeyError:  # a number of another kind
+        address = 0
+    if not address:
+        return lambda: function(*args)
     fields = [(f"_{i}", kind) for i, (kind, _) in enumerate(leaves)]
     return address, type("Arguments", (ctypes.Structure,), {"_fields_": fields})(*(value for _, value in leaves))
 

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from gpubackprop.backend import Array, garbage
+from gpubackprop.errors import GpubackpropError
 from gpubackprop.kernels.cpu.ahead import running_ahead
 from gpubackprop.kernels.cpu.blas import one_thread
 from gpubackprop.kernels.cpu.memory import Pool, root
-from gpubackprop.kernels.cpu.program import Launch, Program
-from gpubackprop.kernels.cpu.watch import Watch
+from gpubackprop.kernels.cpu.program import Launch, Program, Refused
+from gpubackprop.kernels.cpu.watch import Watch, foreign
 
 if TYPE_CHECKING:
     from gpubackprop.kernels.cpu.backend import CpuBackend
 
 Batches: TypeAlias = Sequence[Mapping[str, Any]]
 Outputs: TypeAlias = tuple[Array | None, ...]
+REFUSALS = (Refused, IndexError, GpubackpropError)  # of data, before anything is updated
 KEPT = 8  # recordings of a step: batches of further shapes run as they are
 
 
@@ -53,7 +55,7 @@ class _Replay(NamedTuple):
     inputs: list[Array]
     outputs: Outputs
     watch: Watch
-    silent: AbstractContextManager[Any]  #: about overflow, where NumPy's functions are among the launches
+    silent: AbstractContextManager[Any]  #: about overflow, where NumPy's functions are among the launches, or cast
 
     def __call__(self, arrays: Sequence[Array]) -> Outputs:
         """The step again, on other arrays."""
@@ -105,7 +107,7 @@ class RecordedStep:
             if replay.watch.unchanged():
                 try:
                     return replay([a for _, a in arrays])
-                except Exception:  # a launch refused its data: the step itself says it in the layer's words
+                except REFUSALS:  # the step itself says it in the layer's words
                     del self.found[key]
             else:
                 self.found.clear()
@@ -114,10 +116,12 @@ class RecordedStep:
             if replay is None:
                 return self._record(key, batches)
             if replay == "new":
-                self.found[key] = (
-                    None if _may_repeat(arrays) else "its batches are not NumPy's inputs and targets alone"
-                )
-                with running_ahead(self.backend), garbage.kept():
+                code = foreign(self.made_of())
+                if code or not _may_repeat(arrays):
+                    self.found[key] = code or "its batches are not NumPy's inputs and targets alone"
+                else:
+                    self.found[key] = None
+                with nullcontext() if code else running_ahead(), garbage.kept():
                     return self.step(self.prepare(batches))
             return self.step(self.prepare(batches))
 
@@ -136,7 +140,8 @@ class RecordedStep:
                 return outputs
             inputs = [a for _, a in _arrays(held)]
             program = Program(recording.launches)
-            silent = _NOTHING if program.compiled else _Silent()
+            cast = any(given.dtype != a.dtype for (_, given), a in zip(_arrays(batches), inputs, strict=True))
+            silent = _Silent() if cast or not program.compiled else _NOTHING
             self.found[key] = _Replay(program, inputs, outputs, Watch(self.made_of()), silent)
         finally:
             if not any(type(found) is _Replay for found in self.found.values()):

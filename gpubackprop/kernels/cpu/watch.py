@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from operator import itemgetter
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import numpy as np
 from gpubackprop.optim import Optimizer
 
 #: What changes from step to step, or with the shape of what a model is asked, and is no part of what a step does.
-PASSING = {"shapes", "_checked", "grad_norm", "carries"}
+PASSING = {"shapes", "_checked", "grad_norm", "carries", "_begun"}
 OF_OPTIMIZERS = {"lr", "momentum", "steps", "numbers", "sent"}  # they reach a step as arrays
+_CODE = (FunctionType, MethodType)
 
 
 class Watch:
@@ -68,3 +70,15 @@ class Watch:
 
 def _in_order(held: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(held.items())
+
+
+def foreign(objects: Iterable[object]) -> str | None:
+    """Why Python code that is not this package's runs in a step that is made of them, None: none does."""
+    for each in objects:
+        if not type(each).__module__.startswith("gpubackprop."):
+            return f"what {type(each).__name__} does in Python is not known here"
+        for name, value in getattr(each, "__dict__", {}).items():
+            own = (value.__module__ or "").startswith("gpubackprop.") if isinstance(value, _CODE) else True
+            if not own:
+                return f"what {type(each).__name__}.{name} does in Python is not known here"
+    return None
