@@ -1,0 +1,86 @@
+// What the kernels share: packs of 16 bytes, and sums over a block.
+#pragma once
+
+constexpr int WARP = 32;
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+// A place in an array where a thread works on WIDTH numbers at once.
+template <int WIDTH>
+struct Place {
+  static constexpr int width = WIDTH;
+  long long start;
+};
+
+template <typename T, int WIDTH>
+struct alignas(sizeof(T) * WIDTH) Pack {
+  T at[WIDTH];
+};
+
+template <int WIDTH, typename T>
+__device__ Pack<T, WIDTH> load(const T* from, Place<WIDTH> place) {
+  return *reinterpret_cast<const Pack<T, WIDTH>*>(from + place.start);
+}
+
+template <int WIDTH, typename T>
+__device__ void store(T* to, Place<WIDTH> place, const Pack<T, WIDTH>& pack) {
+  *reinterpret_cast<Pack<T, WIDTH>*>(to + place.start) = pack;
+}
+
+// Whether all these arrays start at a multiple of 16 bytes; a missing one does.
+template <typename... T>
+__device__ bool aligned(const T*... array) {
+  return ((reinterpret_cast<unsigned long long>(array) | ...) & 15) == 0;
+}
+
+// step(place) for all of n numbers of type T, shared among `threads` threads of which this is number `thread`: places
+// of 16 bytes where `wide`, and single numbers for what is left.
+template <typename T, typename Step>
+__device__ void over(long long n, bool wide, long long thread, long long threads, Step step) {
+  constexpr int WIDTH = 16 / sizeof(T);
+  const long long packs = wide ? n / WIDTH : 0;
+  for (long long i = thread; i < packs; i += threads) step(Place<WIDTH>{i * WIDTH});
+  for (long long i = packs * WIDTH + thread; i < n; i += threads) step(Place<1>{i});
+}
+
+// As above, shared among all threads of a one-dimensional grid.
+template <typename T, typename Step>
+__device__ void over_grid(long long n, bool wide, Step step) {
+  const long long threads = static_cast<long long>(gridDim.x) * blockDim.x;
+  over<T>(n, wide, static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x, threads, step);
+}
+
+// As above, shared among the threads of a one-dimensional block.
+template <typename T, typename Step>
+__device__ void over_block(long long n, bool wide, Step step) {
+  over<T>(n, wide, threadIdx.x, blockDim.x, step);
+}
+
+struct Sum {
+  template <typename T>
+  __device__ static T join(T a, T b) { return a + b; }
+};
+
+struct Largest {
+  template <typename T>
+  __device__ static T join(T a, T b) { return b > a ? b : a; }
+};
+
+// All values of a one-dimensional block joined, for each of its threads. The block consists of whole warps; the order is
+// always the same, so that a result is too.
+template <typename Join, typename T>
+__device__ T block_join(T value) {
+  __shared__ T warps[32];
+  for (int step = WARP / 2; step > 0; step /= 2) value = Join::join(value, __shfl_xor_sync(ALL_LANES, value, step));
+  if (blockDim.x == WARP) return value;
+  if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = value;
+  __syncthreads();
+  value = warps[0];
+  for (int w = 1; w < blockDim.x / WARP; w++) value = Join::join(value, warps[w]);
+  __syncthreads();  // the next one writes to the same place
+  return value;
+}
+
+template <typename T>
+__device__ T block_sum(T value) {
+  return block_join<Sum>(value);
+}

@@ -1,0 +1,18 @@
+"""How many blocks of how many threads. None of these numbers has been measured."""
+
+from __future__ import annotations
+
+THREADS = 256
+BLOCKS = 2048  # a thread takes several turns beyond; the largest GPUs hold some 1100 such blocks at once
+PACK = 16  # bytes that a thread reads at once
+WARP = 32
+
+
+def elementwise(count: int, itemsize: int) -> tuple[tuple[int], tuple[int]]:
+    """Grid and block for `count` numbers that have nothing to do with each other."""
+    return (min(-(-count * itemsize // (PACK * THREADS)), BLOCKS),), (THREADS,)
+
+
+def row_threads(width: int) -> tuple[int]:
+    """The block that goes over a row of `width` numbers: whole warps, four numbers for each thread or more."""
+    return (min(max(-(-width // (4 * WARP)), 1) * WARP, 512),)

@@ -1,0 +1,68 @@
+"""Rows of the op table on the test device, beside the reference in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpubackprop.backend import NumpyBackend
+from gpubackprop.backend.strict import StrictArray
+from gpubackprop.tape import FREE, SKIP, Slot
+from tests.kernels.cuda.device import COMPILER, ORDERS, TestDevice
+from tests.kernels.harness import TOLERANCE
+from tests.ops import harness
+from tests.ops.specs import OpSpec, table
+
+needs_compiler = pytest.mark.skipif(
+    COMPILER is None, reason="no g++, which compiles the CUDA kernels for the test device"
+)
+ROWS = [
+    spec for spec in table() if TestDevice().pair(spec.op, harness.draw(spec, np.float32), spec.options) is not spec.op
+]
+
+
+def locked(inputs: list[Any]) -> list[Any]:
+    """Read-only arrays of the test device."""
+    return [None if a is None else StrictArray(harness.lock(a)) for a in inputs]
+
+
+def on_device(spec: OpSpec, inputs: list[Any], order: str = "forward", **options: Any) -> dict[str, Any]:
+    """Outputs y0, …, and gradients d0, … of the kernel, run inside a step, where nothing may wait for the device."""
+    b = TestDevice(order, **options)
+    pair = b.pair(spec.op, inputs, spec.options)
+    assert pair is not spec.op, "no kernel takes this row"
+    y, saved = b.capture(pair.forward)(b, *locked(inputs), **spec.options)
+    ys = y if type(y) is tuple else (y,)
+    dys = [dy if dy is None else StrictArray(harness.lock(dy)) for dy in harness.draw_dys(spec, ys)]
+    wanted = harness.differentiable(spec, inputs)
+    slots = [
+        Slot(out=b.empty(a.shape, a.dtype)) if i in wanted and i % 2 else FREE if i in wanted else SKIP
+        for i, a in enumerate(inputs)
+    ]
+    grads = b.capture(pair.backward)(b, saved, dys[0] if len(ys) == 1 else tuple(dys), slots)
+    assert len(grads) == len(inputs)
+    assert all(grads[i] is None for i in range(len(inputs)) if i not in wanted), "a gradient that nobody wanted"
+    return harness.named([b.to_host(y) for y in ys], {i: b.to_host(grads[i]) for i in wanted})
+
+
+def reference(spec: OpSpec, inputs: list[Any]) -> dict[str, Any]:
+    """The same by NumPy, in float64; the gradients that come in are those of the inputs' precision."""
+    wide = [a.astype(np.float64) if harness.is_float(a) else a for a in inputs]
+    ys, saved = harness.forward(spec, wide, NumpyBackend())
+    narrow = next(a.dtype for a in inputs if harness.is_float(a))
+    dys = harness.draw_dys(spec, [y.astype(narrow) for y in ys])
+    found = harness.backward(spec, wide, saved, [dy if dy is None else dy.astype(np.float64) for dy in dys])
+    return harness.named(ys, {i: found[i] for i in harness.differentiable(spec, inputs)})
+
+
+def check(spec: OpSpec, inputs: list[Any], orders: tuple[str, ...] = ORDERS, **options: Any) -> None:
+    """The kernel gives what the reference gives, and the same in all orders of threads."""
+    dtype = next(a.dtype for a in inputs if harness.is_float(a))
+    found = [on_device(spec, inputs, order, **options) for order in orders]
+    assert all(a.dtype == dtype for a in found[0].values()), "another dtype came out"
+    harness.assert_close(found[0], reference(spec, inputs), TOLERANCE[dtype])
+    for order, other in zip(orders, found, strict=True):
+        for name, a in other.items():
+            assert np.array_equal(a, found[0][name]), f"{name} depends on the order of the threads: {order}"
