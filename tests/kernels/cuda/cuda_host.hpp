@@ -2,7 +2,7 @@
 //
 // Blocks run one after the other. The threads of a block are fibers, which switch only where CUDA threads may meet: at
 // barriers and in warp operations. Between those a fiber runs alone, in an order that the caller chooses; a result that
-// depends on the order has a race. What CUDA leaves undefined is reported here, and the launch ends.
+// depends on the order has a race, or adds up in an order that is not fixed. What CUDA leaves undefined is reported here, and the launch ends.
 #pragma once
 #include <link.h>
 #include <math.h>
@@ -139,18 +139,36 @@ inline int poison(dl_phdr_info* library, size_t, void*) {
   return 0;
 }
 
+// Let the lanes of a warp run to where they wait; whether any did.
+inline bool run_warp(int first, Order order, std::mt19937& random) {
+  std::vector<int> lanes(std::min(threads - first, 32));
+  std::iota(lanes.begin(), lanes.end(), first);
+  if (order == REVERSE) std::reverse(lanes.begin(), lanes.end());
+  if (order == RANDOM) std::shuffle(lanes.begin(), lanes.end(), random);
+  bool moved = false;
+  for (int t : lanes)
+    if (fibers[t].state == READY) go_on(t), moved = true;
+  return release_warp(first) || moved;
+}
+
+// A warp runs as far as it can before the next one does, so that it may be far ahead of it; in random order for as long
+// as a coin says.
 inline void run_block(Order order, std::mt19937& random) {
+#ifndef __SANITIZE_ADDRESS__
   if (!dl_iterate_phdr(poison, nullptr)) report("the shared arrays were not found");
-  std::vector<int> turns(threads);
-  std::iota(turns.begin(), turns.end(), 0);
-  if (order == REVERSE) std::reverse(turns.begin(), turns.end());
+#endif
+  std::vector<int> warps;
+  for (int first = 0; first < threads; first += 32) warps.push_back(first);
+  if (order == REVERSE) std::reverse(warps.begin(), warps.end());
   for (int t = 0; t < threads; t++) start(t);
   for (bool moved = true; moved && problem.empty();) {
-    if (order == RANDOM) std::shuffle(turns.begin(), turns.end(), random);
+    if (order == RANDOM) std::shuffle(warps.begin(), warps.end(), random);
     moved = false;
-    for (int t : turns)
-      if (fibers[t].state == READY) go_on(t), moved = true;
-    for (int first = 0; first < threads; first += 32) moved |= release_warp(first);
+    for (int first : warps)
+      while (run_warp(first, order, random)) {
+        moved = true;
+        if (!problem.empty() || (order == RANDOM && random() % 2)) break;
+      }
     moved |= release_barrier();
   }
   for (int t = 0; t < threads && problem.empty(); t++)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend.strict import StrictArray, StrictBackend
-from gpubackprop.kernels.cuda import activation, optimizer  # noqa: F401  # they enter their kernels into the table
+from gpubackprop.kernels.cuda import activation, class_loss, layer_norm, optimizer  # noqa: F401  # they enter their kernels
 from gpubackprop.kernels.cuda.backend import CudaKernels
 from gpubackprop.kernels.cuda.driver import FOLDER, text
 

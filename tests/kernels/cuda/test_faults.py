@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpubackprop.backend.strict import StrictArray
+from gpubackprop.kernels.cuda import layer_norm
 from gpubackprop.kernels.cuda.driver import FOLDER, NULL, Source
 from tests.kernels.cuda import rows
 from tests.kernels.cuda.device import COMPILER, ORDERS, LaunchError, TestDevice
@@ -153,6 +155,51 @@ def test_wrong_arguments_are_refused(tmp_path, args, words):
     function = b.driver.functions("own.cu", ["own<float>"])["own<float>"]
     with pytest.raises(LaunchError, match=words):
         function((1,), (8,), args)
+
+
+def wide(op_name, width=700, rows=9):
+    """A row of the table whose blocks have several warps."""
+    spec = replace(row(op_name), name=f"{op_name} wide", batched=())
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(rows, width)).astype(np.float32)
+    affine = [rng.normal(size=width).astype(np.float32) for _ in range(2)]
+    rest = [rng.integers(0, width, rows), None, None, None] if op_name == "cross_entropy" else affine
+    # Without smoothing there is but one sum in a block, whose place nothing writes to again.
+    return replace(spec, options={"label_smoothing": 0.1} if op_name == "cross_entropy" else {}), [x, *rest]
+
+
+FIRST_BARRIER = ("common.cuh", "__syncthreads();\n  value = warps[0];", "value = warps[0];")
+SECOND_BARRIER = ("common.cuh", "__syncthreads();  // the next one", "// the next one")
+COLUMN_BARRIER = ("layer_norm.cu", "  __syncthreads();\n", "")
+
+
+@pytest.mark.parametrize("op_name", ["layer_norm", "cross_entropy"])
+@pytest.mark.parametrize("fault", [FIRST_BARRIER, SECOND_BARRIER], ids=["first", "second"])
+def test_a_missing_barrier_of_a_sum_is_seen(tmp_path, fault, op_name):
+    spec, inputs = wide(op_name)
+    rows.check(spec, inputs)
+    with pytest.raises(AssertionError):
+        rows.check(spec, inputs, folder=broken(tmp_path, *fault))
+
+
+def test_a_missing_barrier_of_the_column_sums_is_seen(tmp_path):
+    spec, inputs = wide("layer_norm")
+    with pytest.raises(AssertionError, match="d1"):
+        rows.check(spec, inputs, folder=broken(tmp_path, *COLUMN_BARRIER))
+
+
+@pytest.mark.parametrize("threads", [16, 48])
+def test_a_row_whose_block_is_no_whole_warps_is_reported(monkeypatch, threads):
+    monkeypatch.setattr(layer_norm, "row_threads", lambda width: (threads,))
+    with pytest.raises(LaunchError, match="which is not there"):
+        rows.check(*wide("layer_norm"))
+
+
+@pytest.mark.parametrize("name", ["COLUMNS", "LINES"])
+def test_another_block_than_a_kernel_was_written_for_is_seen(monkeypatch, name):
+    monkeypatch.setattr(layer_norm, name, 4)
+    with pytest.raises(AssertionError, match="d1"):
+        rows.check(*wide("layer_norm"))
 
 
 def test_swapped_arguments_of_one_type_are_seen(monkeypatch):

@@ -1,0 +1,127 @@
+// Layer and RMS norm of x (M, I), weight and bias (I,) or missing. RMS norm is layer norm whose mean is taken to be 0.
+#include "common.cuh"
+
+// mean = Σx / I (0 unless `centred`), rstd = 1 / √(Σ(x - mean)² / I + eps), y = (x - mean) rstd weight + bias
+// A block for each row. mean and rstd (M,) are kept.
+template <typename T>
+__global__ void forward(const T* x, const T* weight, const T* bias, T* y, T* mean, T* rstd, T eps, int centred,
+                        long long width) {
+  const long long row = blockIdx.x;
+  x += row * width;
+  y += row * width;
+  const bool wide = aligned(x, y, weight, bias);
+  T centre = 0;
+  if (centred) {
+    T total = 0;
+    over_block<T>(width, wide, [&](auto at) {
+      const auto from = load(x, at);
+      for (int k = 0; k < at.width; k++) total += from.at[k];
+    });
+    centre = block_sum(total) / width;
+  }
+  T squares = 0;  // two passes: E[x²] − E[x]² would cancel
+  over_block<T>(width, wide, [&](auto at) {
+    const auto from = load(x, at);
+    for (int k = 0; k < at.width; k++) squares += (from.at[k] - centre) * (from.at[k] - centre);
+  });
+  const T scale = 1 / sqrt(block_sum(squares) / width + eps);
+  over_block<T>(width, wide, [&](auto at) {
+    auto pack = load(x, at);
+    for (int k = 0; k < at.width; k++) pack.at[k] = (pack.at[k] - centre) * scale;
+    if (weight) {
+      const auto factor = load(weight, at);
+      for (int k = 0; k < at.width; k++) pack.at[k] *= factor.at[k];
+    }
+    if (bias) {
+      const auto shift = load(bias, at);
+      for (int k = 0; k < at.width; k++) pack.at[k] += shift.at[k];
+    }
+    store(y, at, pack);
+  });
+  if (threadIdx.x == 0) {
+    mean[row] = centre;
+    rstd[row] = scale;
+  }
+}
+
+// dx = rstd (dx̂ - Σdx̂ / I - x̂ Σ(dx̂ x̂) / I), x̂ = (x - mean) rstd, dx̂ = dy weight; the first sum 0 unless `centred`
+// A block for each row.
+template <typename T>
+__global__ void backward(const T* x, const T* weight, const T* mean, const T* rstd, const T* dy, T* dx, int centred,
+                         long long width) {
+  const long long row = blockIdx.x;
+  x += row * width;
+  dy += row * width;
+  dx += row * width;
+  const bool wide = aligned(x, dy, dx, weight);
+  const T centre = mean[row], scale = rstd[row];
+  T total = 0, product = 0;
+  over_block<T>(width, wide, [&](auto at) {
+    const auto from = load(x, at);
+    auto slope = load(dy, at);
+    if (weight) {
+      const auto factor = load(weight, at);
+      for (int k = 0; k < at.width; k++) slope.at[k] *= factor.at[k];
+    }
+    for (int k = 0; k < at.width; k++) {
+      total += slope.at[k];
+      product += slope.at[k] * (from.at[k] - centre) * scale;
+    }
+  });
+  total = centred ? block_sum(total) / width : T(0);
+  product = block_sum(product) / width;
+  over_block<T>(width, wide, [&](auto at) {
+    const auto from = load(x, at);
+    auto slope = load(dy, at);
+    if (weight) {
+      const auto factor = load(weight, at);
+      for (int k = 0; k < at.width; k++) slope.at[k] *= factor.at[k];
+    }
+    for (int k = 0; k < at.width; k++)
+      slope.at[k] = scale * (slope.at[k] - total - (from.at[k] - centre) * scale * product);
+    store(dx, at, slope);
+  });
+}
+
+constexpr int COLUMNS = 32, LINES = 8;  // the block of column_sums
+
+// Σ dy x̂ and Σ dy down the rows of a strip: partial (strips, 2, I)
+// A block of COLUMNS by LINES threads for each COLUMNS columns (grid x) of each strip of rows (grid y).
+template <typename T>
+__global__ void column_sums(const T* x, const T* mean, const T* rstd, const T* dy, T* partial, long long rows,
+                            long long width) {
+  __shared__ T products[LINES][COLUMNS], totals[LINES][COLUMNS];
+  const long long column = static_cast<long long>(blockIdx.x) * COLUMNS + threadIdx.x;
+  T product = 0, total = 0;
+  if (column < width) {
+    for (long long i = blockIdx.y * LINES + threadIdx.y; i < rows; i += gridDim.y * LINES) {
+      const T slope = dy[i * width + column];
+      product += slope * (x[i * width + column] - mean[i]) * rstd[i];
+      total += slope;
+    }
+  }
+  products[threadIdx.y][threadIdx.x] = product;
+  totals[threadIdx.y][threadIdx.x] = total;
+  __syncthreads();
+  if (threadIdx.y > 0 || column >= width) return;
+  for (int line = 1; line < LINES; line++) {
+    product += products[line][threadIdx.x];
+    total += totals[line][threadIdx.x];
+  }
+  partial[blockIdx.y * 2 * width + column] = product;
+  partial[(blockIdx.y * 2 + 1) * width + column] = total;
+}
+
+// dweight and dbias (I,), each where it is not missing: partial (strips, 2, I) summed over the strips, in their order
+template <typename T>
+__global__ void add_strips(const T* partial, T* dweight, T* dbias, int strips, long long width) {
+  const long long column = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (column >= width) return;
+  T product = 0, total = 0;
+  for (int strip = 0; strip < strips; strip++) {
+    product += partial[strip * 2 * width + column];
+    total += partial[(strip * 2 + 1) * width + column];
+  }
+  if (dweight) dweight[column] = product;
+  if (dbias) dbias[column] = total;
+}
