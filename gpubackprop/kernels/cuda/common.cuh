@@ -1,5 +1,4 @@
-// What the kernels share: packs of 16 bytes, and sums over a block.
-#pragma once
+// What the kernels share: packs of 16 bytes, and sums over a block. It stands in the sources as text: include it once.
 
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
