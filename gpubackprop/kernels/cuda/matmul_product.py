@@ -118,12 +118,11 @@ def describe(
     if 0 in (m, n, k, *batch):
         raise UsageError(f"matmul: cuBLASLt takes no empty arrays: {a.shape} times {b.shape}; the reference does")
     size = DTYPES[dtype].size, DTYPES[result].size
-    lies = [
-        _lie(name, x, batch, itemsize, address)
-        for name, x, itemsize in (("a", a, size[0]), ("b", b, size[0]), ("out", out, size[1]))
-    ]
+    lie_a = _lie("a", a, batch, size[0], address)
+    lie_b = _lie("b", b, batch, size[0], address)
+    lie_out = _lie("out", out, batch, size[1], address)
     count = math.prod(batch)
-    product = Product(m, n, k, *lies, count, dtype, result, epilogue, float(alpha), float(beta))
+    product = Product(m, n, k, lie_a, lie_b, lie_out, count, dtype, result, epilogue, float(alpha), float(beta))
     if product.out.turned or (product.batch > 1 and product.out.step == 0):
         raise UsageError("matmul: the rows of out must be contiguous, and its matrices apart from each other")
     if product.has_bias:

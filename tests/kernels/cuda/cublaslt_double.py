@@ -298,7 +298,7 @@ class CublasLtDouble:
         layouts = [self._thing("MatrixLayout", each) for each in (a_layout, b_layout, c_layout, d_layout)]
         problem = self._problem(description, *layouts)
         require(bool(algorithm), "the double wants an algorithm", NOT_SUPPORTED)
-        magic, index, made_for, least, *told = (int(x) for x in self._memory(algorithm, 8, 1, "").view(np.uint64))
+        magic, index, made_for, least, *told = np.frombuffer(ctypes.string_at(algorithm, 64), np.uint64).tolist()
         require(magic == 0xC0B1A5 and made_for == problem, "the algorithm is another problem's")
         require(size >= index * UNIT, f"workspace of {size} bytes, algorithm {index} needs {index * UNIT}")
         if index:
