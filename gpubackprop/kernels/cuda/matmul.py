@@ -122,7 +122,7 @@ class Multiplier:
     suit Hopper), which belong to one stream at a time; `stream` gives the stream of the moment. With a `timer`, of a
     call in seconds, the quickest of the library's first `tries` algorithms is taken, else its first: the calls write
     `out` again and again, so a product that adds to `out` (beta) is not timed. The first call of each Product makes its
-    plan, and has to come before a stream is captured.
+    plan, and has to come before a stream is captured. `float32`: how float32 is multiplied, "tf32" if not exactly.
     """
 
     def __init__(
@@ -134,11 +134,13 @@ class Multiplier:
         stream: Callable[[], int] = lambda: 0,
         timer: Callable[[Callable[[], None]], float] | None = None,
         tries: int = 8,
+        float32: str = "float32",
     ) -> None:
         self._library, self._handle, self._address = library, Handle(library), address
         self._workspace, self._bytes, self._stream = workspace, workspace_bytes, stream
-        self._timer, self._tries = timer, tries
+        self._timer, self._tries, self._float32 = timer, tries, float32
         self._adopted: dict[str, str] = {}
+        self._refused: dict[Product, StatusError] = {}
         self.plans: dict[Product, Matmul] = {}
 
     def __call__(
@@ -161,15 +163,23 @@ class Multiplier:
         and result: as in Product, else the arrays' own. bias: (N,) or (..., N), contiguous, of out's dtype ("bgrad_a":
         M for N); aux: as `aux_shape` says. Raises UsageError for what would need a copy, and StatusError.
         """
+        if (dtype or a.dtype.name) == "float32":
+            dtype = self._float32
         product = describe(
             self._address, a, b, out, dtype=dtype, result=result, epilogue=epilogue, bias=bias, aux=aux,
             alpha=alpha, beta=beta,
         )  # fmt: skip
+        if product in self._refused:
+            raise self._refused[product]
         where = self._address(a), self._address(b), self._address(out)
         plan = self.plans.get(product) or Matmul(self._library, product)
         plan.point(self._address(bias) if bias is not None else 0, self._address(aux) if aux is not None else 0)
         if plan.algorithm is None:
-            self._choose(plan, where)
+            try:
+                self._choose(plan, where)
+            except StatusError as error:
+                self._refused[product] = error
+                raise
             self.plans[product] = plan
         plan(self._handle, *where, self._workspace, self._bytes, self._stream())
         return out

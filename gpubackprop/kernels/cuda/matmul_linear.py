@@ -1,0 +1,161 @@
+"""Fully connected layers on cuBLASLt: the bias and GELU behind the product, bias gradients inside the products.
+
+The pairs want a backend that has a `multiply` (a Multiplier) beside what every backend has. Where the library has no
+algorithm for an epilogue (NOT_SUPPORTED: float64 mostly), the same is done in two steps; ReLU always is, since the
+library's makes 0 of NaN, and a NaN has to get through. What is done elementwise here is for the elementwise kernels.
+
+Nothing here has run on a GPU yet, and no backend uses it yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpubackprop.backend import Array
+from gpubackprop.kernels.cuda.cublaslt import Status, StatusError
+from gpubackprop.kernels.cuda.matmul_product import aux_shape
+from gpubackprop.ops.activation import gelu
+from gpubackprop.ops.linear import linear
+from gpubackprop.ops.linear_activation import ACTIVATIONS, linear_activation
+from gpubackprop.tape import FREE, Op, Slot, Slots
+
+
+def _rows(x: Array) -> Array:
+    """x (..., I) as (N, I), contiguous."""
+    return (x if x.flags.c_contiguous else x.copy()).reshape(-1, x.shape[-1])
+
+
+def _out(b: Any, slot: Slot, shape: tuple[int, ...], dtype: Any) -> Array:
+    usable = slot.out is not None and slot.out.flags.c_contiguous
+    return slot.out if usable else b.xp.empty(shape, dtype)
+
+
+def _fused(b: Any, a: Array, weight: Array, out: Array, **epilogue: Any) -> bool:
+    """Whether the library does the product with this epilogue; if so it is done."""
+    try:
+        b.multiply(a, weight, out, **epilogue)
+    except StatusError as error:
+        if error.status != Status.NOT_SUPPORTED:
+            raise
+        return False
+    return True
+
+
+def _affine(b: Any, x: Array, weight: Array, bias: Array | None) -> Array:
+    """x (N, I), weight (O, I), bias (O,) or None -> (N, O)."""
+    y = b.xp.empty((x.shape[0], weight.shape[0]), x.dtype)
+    if bias is None or not _fused(b, x, weight.T, y, epilogue="bias", bias=bias):
+        b.multiply(x, weight.T, y)
+        if bias is not None:
+            y += bias
+    return y
+
+
+def _gelu(b: Any, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array]:
+    """x (N, I) -> y (N, O) = gelu(z) in its tanh form, and z (N, O) of rows that may be padded."""
+    n, o = x.shape[0], weight.shape[0]
+    y, aux = b.xp.empty((n, o), x.dtype), b.xp.empty(aux_shape("gelu_aux", n, o)[0], x.dtype)
+    epilogue = "gelu_aux" if bias is None else "gelu_aux_bias"
+    if _fused(b, x, weight.T, y, epilogue=epilogue, bias=bias, aux=aux):
+        return y, aux
+    z = aux[:, :o]
+    z[...] = _affine(b, x, weight, bias)
+    return gelu.forward(b, z, approximate="tanh")[0], aux
+
+
+def _gelu_slope(b: Any, aux: Array, dy: Array) -> Array:
+    kept = gelu.forward(b, aux[:, : dy.shape[1]], approximate="tanh")[1]
+    dz: Array = gelu.backward(b, kept, dy, [FREE])[0]
+    return dz
+
+
+def _gradients(b: Any, x: Array, weight: Array, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """x (N, I), weight (O, I), dy (N, O) -> dx (N, I), dweight (O, I), dbias (O,)."""
+    dx = dweight = dbias = None
+    if slots[0].wanted:
+        dx = b.multiply(dy, weight, b.xp.empty(x.shape, x.dtype))
+    if slots[2].wanted:
+        dbias = _out(b, slots[2], weight.shape[:1], dy.dtype)
+    if slots[1].wanted:
+        dweight = _out(b, slots[1], weight.shape, weight.dtype)
+        if dbias is not None and _fused(b, dy.T, x, dweight, epilogue="bgrad_a", bias=dbias):
+            return dx, dweight, dbias
+        b.multiply(dy.T, x, dweight)
+    if dbias is not None:
+        dbias[...] = dy.sum(axis=0)
+    return dx, dweight, dbias
+
+
+def linear_forward(b: Any, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Any]:
+    """As ops/linear.py."""
+    if 0 in x.shape:
+        return linear.forward(b, x, weight, bias)  # type: ignore[no-any-return]  # as linear_forward
+    y = _affine(b, _rows(x), weight, bias)
+    return y.reshape(*x.shape[:-1], weight.shape[0]), (x, weight)
+
+
+def linear_backward(b: Any, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """As ops/linear.py."""
+    x, weight = saved
+    if 0 in x.shape:
+        return linear.backward(b, saved, dy, slots)  # type: ignore[no-any-return]
+    dx, *rest = _gradients(b, _rows(x), weight, _rows(dy), slots)
+    return (dx if dx is None else dx.reshape(x.shape), *rest)
+
+
+def linear_activation_forward(
+    b: Any, x: Array, weight: Array, bias: Array | None, *, activation: str, **options: Any
+) -> tuple[Array, Any]:
+    """As ops/linear_activation.py."""
+    if activation == "gelu" and options.get("approximate") == "tanh" and 0 not in x.shape:
+        y, aux = _gelu(b, _rows(x), weight, bias)
+        return y.reshape(*x.shape[:-1], weight.shape[0]), ((x, weight), None, aux)
+    z, saved = linear_forward(b, x, weight, bias)
+    y, kept = ACTIVATIONS[activation].forward(b, z, **options)
+    return y, (saved, activation, kept)
+
+
+def linear_activation_backward(b: Any, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """As ops/linear_activation.py."""
+    layer, activation, kept = saved
+    if activation is None:
+        dz = _gelu_slope(b, kept, _rows(dy)).reshape(dy.shape)
+    else:
+        (dz,) = ACTIVATIONS[activation].backward(b, kept, dy, [FREE])
+    return linear_backward(b, layer, dz, slots)
+
+
+def linear_gelu_linear_forward(
+    b: Any, x: Array, weight: Array, bias: Array, weight2: Array, bias2: Array
+) -> tuple[Array, Any]:
+    """x (..., I), weight (H, I), weight2 (O, H) -> y (..., O): two layers with GELU's tanh form between, N > 0."""
+    rows = _rows(x)
+    h, aux = _gelu(b, rows, weight, bias)
+    y = _affine(b, h, weight2, bias2)
+    return y.reshape(*x.shape[:-1], weight2.shape[0]), (x.shape, rows, weight, aux, h, weight2)
+
+
+def linear_gelu_linear_backward(b: Any, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """dy (..., O) -> dx, dweight, dbias, dweight2, dbias2; GELU's slope and dbias come out of the product dy weight2.
+
+    The one place for that epilogue: it stands behind the product that makes dy of the activation, the next layer's.
+    """
+    shape, x, weight, aux, h, weight2 = saved
+    dy = _rows(dy)
+    _, dweight2, dbias2 = _gradients(b, h, weight2, dy, [Slot(wanted=False), *slots[3:]])
+    dz = b.xp.empty(h.shape, h.dtype)
+    dbias = _out(b, slots[2], weight.shape[:1], dy.dtype) if slots[2].wanted else None
+    epilogue = "dgelu" if dbias is None else "dgelu_bgrad"
+    fused = _fused(b, dy, weight2, dz, epilogue=epilogue, bias=dbias, aux=aux)
+    if not fused:
+        dz = _gelu_slope(b, aux, b.multiply(dy, weight2, dz))
+    left = [*slots[:2], Slot(wanted=False) if fused else slots[2]]
+    dx, dweight, late = _gradients(b, x, weight, dz, left)
+    return (None if dx is None else dx.reshape(shape)), dweight, dbias if fused else late, dweight2, dbias2
+
+
+#: What may stand in for which op.
+PAIRS = {
+    linear: Op(linear_forward, linear_backward),
+    linear_activation: Op(linear_activation_forward, linear_activation_backward),
+}
