@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("numba", reason="Numba, which compiles the kernels, is not installed")
+from tests.kernels import harness
+
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2,
     reason="copies of the process are made on Linux, where there are two processors",
@@ -37,6 +38,11 @@ with model.built.backend.announcing(print):
 print(losses)
 print(len(by), set(by) == {os.getpid()})
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _kernels():
+    harness.backend()
 
 
 def _start(cache: Path, how: str) -> list[str]:
