@@ -110,7 +110,7 @@ class Matmul:
         code = self._library.matmul(
             handle.handle, self.description.handle, byref(self._alpha), b, self.b.handle, a, self.a.handle,
             byref(self._beta), out, o, out, o, self.algorithm, workspace, size, stream,
-        )  # fmt: skip
+        )  # fmt: skip  # one C argument list
         if code:
             raise StatusError("cublasLtMatmul", code, self.product)
 
@@ -168,7 +168,7 @@ class Multiplier:
         product = describe(
             self._address, a, b, out, dtype=dtype, result=result, epilogue=epilogue, bias=bias, aux=aux,
             alpha=alpha, beta=beta,
-        )  # fmt: skip
+        )  # fmt: skip  # one C argument list
         if product in self._refused:
             raise self._refused[product]
         where = self._address(a), self._address(b), self._address(out)

@@ -98,7 +98,7 @@ def linear_backward(b: Any, saved: Any, dy: Array, slots: Slots) -> tuple[Array 
     """As ops/linear.py."""
     x, weight = saved
     if 0 in x.shape:
-        return linear.backward(b, saved, dy, slots)  # type: ignore[no-any-return]
+        return linear.backward(b, saved, dy, slots)  # type: ignore[no-any-return]  # as linear_backward
     dx, *rest = _gradients(b, _rows(x), weight, _rows(dy), slots)
     return (dx if dx is None else dx.reshape(x.shape), *rest)
 

@@ -27,7 +27,7 @@ SIZES: dict[str, dict[int, tuple[int, int]]] = {
     },
     "MatrixLayout": {0: (4, 0), 1: (4, 0), 2: (8, 0), 3: (8, 0), 4: (8, 0), 5: (4, 1), 6: (8, 0)},
     "MatmulPreference": {0: (4, 0), 1: (8, 0), 5: (4, 256), 6: (4, 256), 7: (4, 256), 8: (4, 256)},
-}  # fmt: skip
+}  # fmt: skip  # a table as in the header
 COMPUTE, SCALE, POINTER_MODE, TRANS_A, TRANS_B, TRANS_C = 0, 1, 2, 3, 4, 5
 EPILOGUE, BIAS, BIAS_STRIDE, AUX, AUX_LD, AUX_STRIDE = 7, 8, 10, 11, 12, 13
 TYPE, ORDER, ROWS, COLS, LD, BATCH, STRIDE = 0, 1, 2, 3, 4, 5, 6
@@ -38,7 +38,7 @@ STORED = {0: np.float32, 1: np.float64, 2: np.float16, 14: np.uint16}  # 14: bfl
 #: compute type, scale type, type of A and B -> types of C and D
 COMBINATIONS = {
     (68, 0, 0): {0}, (77, 0, 0): {0}, (68, 0, 2): {2, 0}, (68, 0, 14): {14, 0}, (70, 1, 1): {1},
-}  # fmt: skip
+}  # fmt: skip  # a table as in the header
 UNIT = 1 << 16  # bytes of workspace that algorithm 1 needs; algorithm 2 needs two; 0 none
 
 
@@ -292,7 +292,7 @@ class CublasLtDouble:
     def _matmul(
         self, handle: int, desc: int, alpha: int, a: int, a_layout: int, b: int, b_layout: int, beta: int, c: int,
         c_layout: int, d: int, d_layout: int, algorithm: int, workspace: int | None, size: int, stream: int | None,
-    ) -> None:  # fmt: skip
+    ) -> None:  # fmt: skip  # one C argument list
         self._thing("handle", handle)
         description = self._thing("MatmulDesc", desc)
         layouts = [self._thing("MatrixLayout", each) for each in (a_layout, b_layout, c_layout, d_layout)]

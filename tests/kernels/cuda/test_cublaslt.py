@@ -111,7 +111,7 @@ def test_a_library_that_is_not_there_is_a_device_error(monkeypatch: pytest.Monke
         raise RuntimeError(f"lib{name}.so is nowhere\nsearched everywhere")
 
     pathfinder = ModuleType("cuda.pathfinder")
-    pathfinder.load_nvidia_dynamic_lib = missing  # type: ignore[attr-defined]
+    pathfinder.load_nvidia_dynamic_lib = missing  # type: ignore[attr-defined]  # a made-up module
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", pathfinder)
     with pytest.raises(DeviceError, match=r"cannot be loaded \(libcublasLt.so is nowhere\): pip install nvidia-cublas"):
         load()
