@@ -38,7 +38,7 @@ def _as_array(a: Any) -> Any:
 
 def is_float(a: Any) -> bool:
     """Whether `a` is an array of floats."""
-    return a is not None and a.dtype.kind == "f"
+    return a is not None and a.dtype.kind in "fV"  # NumPy knows bfloat16 as a void
 
 
 def differentiable(spec: OpSpec, inputs: Sequence[Any]) -> list[int]:

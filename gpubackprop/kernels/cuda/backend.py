@@ -7,11 +7,9 @@ from typing import Any
 
 from gpubackprop.backend import Array, Backend
 from gpubackprop.backend.cuda import CupyBackend
-from gpubackprop.kernels.cuda.driver import CupyDriver, Driver, Function, Size, Source
+from gpubackprop.kernels.cuda.driver import REAL, CupyDriver, Driver, Function, Size, Source
 from gpubackprop.kernels.cuda.kernel import KERNELS, RULES
 from gpubackprop.tape import Op, Slot
-
-REAL = {"float32": "float", "float64": "double"}
 
 
 class CudaKernels(Backend):

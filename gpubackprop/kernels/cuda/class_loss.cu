@@ -3,10 +3,10 @@
 #include "common.cuh"
 
 // What a position counts: its class, its count, and that times its class's weight. Formulas: ops/totals.py.
-template <typename T>
+template <typename A>
 struct Position {
   long long c;
-  T each, weighted;
+  A each, weighted;
 };
 
 // How positions count; missing arrays count 1. weight (k,) and mask (l,) stand on the leading axes of the M positions:
@@ -20,9 +20,10 @@ struct Counts {
 
 // Class 0 stands in for an ignored one, counted 0 times, so that its NaN shows; NaN for a class that there is not.
 template <typename T>
-__device__ Position<T> position(long long row, const long long* target, long long classes, const Counts<T>& counts) {
+__device__ Position<Acc<T>> position(long long row, const long long* target, long long classes,
+                                     const Counts<T>& counts) {
   long long c = target[row];
-  T each = 1;
+  Acc<T> each = 1;
   if (counts.weight) each *= counts.weight[row / counts.weight_again];
   if (counts.mask && !counts.mask[row / counts.mask_again]) each *= 0;
   if (c == counts.ignored) {
@@ -31,16 +32,16 @@ __device__ Position<T> position(long long row, const long long* target, long lon
   }
   if (c < 0 || c >= classes) {
     c = 0;
-    each = sqrt(T(-1));
+    each = sqrt(Acc<T>(-1));
   }
   return {c, each, counts.class_weight ? each * counts.class_weight[c] : each};
 }
 
 // The sum of the classes' weights, over the block.
 template <typename T>
-__device__ T mass_of(const T* class_weight, long long classes) {
+__device__ Acc<T> mass_of(const T* class_weight, long long classes) {
   if (!class_weight) return classes;
-  T mass = 0;
+  Acc<T> mass = 0;
   for (long long j = threadIdx.x; j < classes; j += blockDim.x) mass += class_weight[j];
   return block_sum(mass);
 }
@@ -49,18 +50,18 @@ __device__ T mass_of(const T* class_weight, long long classes) {
 // A block for each row; losses and counted (M,) are what it adds to the sum and to the weight, peaks and totals (M,) kept.
 template <typename T>
 __global__ void forward(const T* logits, const long long* target, const T* class_weight, const T* weight,
-                        const bool* mask, T* peaks, T* totals, T* losses, T* counted, T smoothing, long long ignored,
-                        long long weight_again, long long mask_again, long long classes) {
+                        const bool* mask, Acc<T>* peaks, Acc<T>* totals, Acc<T>* losses, Acc<T>* counted,
+                        Acc<T> smoothing, long long ignored, long long weight_again, long long mask_again, long long classes) {
   const long long row = blockIdx.x;
   const T* x = logits + row * classes;
   const bool wide = aligned(x, class_weight);
-  T peak = x[0];
+  Acc<T> peak = x[0];
   over_block<T>(classes, wide, [&](auto at) {
     const auto pack = load(x, at);
     for (int k = 0; k < at.width; k++) peak = Largest::join(peak, pack.at[k]);
   });
   peak = block_join<Largest>(peak);
-  T total = 0, shifted = 0;
+  Acc<T> total = 0, shifted = 0;
   over_block<T>(classes, wide, [&](auto at) {
     auto pack = load(x, at);
     for (int k = 0; k < at.width; k++) {
@@ -76,11 +77,11 @@ __global__ void forward(const T* logits, const long long* target, const T* class
     }
   });
   total = block_sum(total);
-  T spread = 0;
+  Acc<T> spread = 0;
   if (smoothing > 0) spread = log(total) * mass_of(class_weight, classes) - block_sum(shifted);
   if (threadIdx.x > 0) return;
   const Counts<T> counts{class_weight, weight, mask, weight_again, mask_again, ignored};
-  const Position<T> own = position(row, target, classes, counts);
+  const Position<Acc<T>> own = position(row, target, classes, counts);
   peaks[row] = peak;
   totals[row] = total;
   losses[row] = (log(total) - (x[own.c] - peak)) * own.weighted * (1 - smoothing);
@@ -92,21 +93,21 @@ __global__ void forward(const T* logits, const long long* target, const T* class
 // p = eˢ / Z, hit = w_t (1 - ε) dy, spread = each ε/V dy. A block for each row; dy (1,).
 template <typename T>
 __global__ void backward(const T* logits, const long long* target, const T* class_weight, const T* weight,
-                         const bool* mask, const T* peaks, const T* totals, const T* dy, T* dlogits, T smoothing,
-                         long long ignored, long long weight_again, long long mask_again, long long classes) {
+                         const bool* mask, const Acc<T>* peaks, const Acc<T>* totals, const Acc<T>* dy, T* dlogits,
+                         Acc<T> smoothing, long long ignored, long long weight_again, long long mask_again, long long classes) {
   const long long row = blockIdx.x;
   const T* x = logits + row * classes;
   T* dx = dlogits + row * classes;
   const Counts<T> counts{class_weight, weight, mask, weight_again, mask_again, ignored};
-  const Position<T> own = position(row, target, classes, counts);
-  const T peak = peaks[row], hit = own.weighted * (1 - smoothing) * dy[0];
-  const T spread = own.each * smoothing / classes * dy[0];
-  const T factor = (smoothing > 0 ? hit + spread * mass_of(class_weight, classes) : hit) / totals[row];
+  const Position<Acc<T>> own = position(row, target, classes, counts);
+  const Acc<T> peak = peaks[row], hit = own.weighted * (1 - smoothing) * dy[0];
+  const Acc<T> spread = own.each * smoothing / classes * dy[0];
+  const Acc<T> factor = (smoothing > 0 ? hit + spread * mass_of(class_weight, classes) : hit) / totals[row];
   over_block<T>(classes, aligned(x, dx, class_weight), [&](auto at) {
     auto pack = load(x, at);
     for (int k = 0; k < at.width; k++) pack.at[k] = exp(pack.at[k] - peak) * factor;
     if (smoothing > 0) {
-      Pack<T, at.width> share;
+      Pack<Acc<T>, at.width> share;
       if (class_weight) share = load(class_weight, at);
       for (int k = 0; k < at.width; k++) pack.at[k] -= class_weight ? spread * share.at[k] : spread;
     }
@@ -118,7 +119,7 @@ __global__ void backward(const T* logits, const long long* target, const T* clas
 
 // total = Σ losses, weight = Σ counted, both () from (n,), added up in float64 by one block
 template <typename T>
-__global__ void add_up(const T* losses, const T* counted, T* total, T* weight, long long n) {
+__global__ void add_up(const Acc<T>* losses, const Acc<T>* counted, Acc<T>* total, Acc<T>* weight, long long n) {
   double first = 0, second = 0;
   for (long long i = threadIdx.x; i < n; i += blockDim.x) {
     first += losses[i];

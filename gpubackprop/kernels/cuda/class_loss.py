@@ -11,7 +11,7 @@ from gpubackprop.backend import Array
 from gpubackprop.kernels.cuda.backend import CudaKernels
 from gpubackprop.kernels.cuda.driver import NULL, Source
 from gpubackprop.kernels.cuda.grid import row_threads
-from gpubackprop.kernels.cuda.kernel import kernel, same_floats
+from gpubackprop.kernels.cuda.kernel import computed, kernel, same_floats
 from gpubackprop.ops.loss import cross_entropy
 from gpubackprop.tape import Slots
 
@@ -44,18 +44,19 @@ def cross_entropy_forward(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> tuple[tuple[Array, Array], Any]:
-    """As ops/loss.py."""
+    """As ops/loss.py, in float32 for shorter logits."""
     dtype, classes, rows = logits.dtype, logits.shape[-1], target.size
+    wide = computed(dtype)
     target = target if target.dtype == np.int64 else target.astype(np.int64)
     inputs = (logits, target, *(NULL if a is None else a for a in (class_weight, weight, mask)))
     again = (np.int64(1 if a is None else rows // max(a.size, 1)) for a in (weight, mask))
-    numbers = (dtype.type(label_smoothing), np.int64(ignore_index), *again, np.int64(classes))
-    peaks, totals, losses, counted = (b.empty((rows,), dtype) for _ in range(4))
+    numbers = (wide.type(label_smoothing), np.int64(ignore_index), *again, np.int64(classes))
+    peaks, totals, losses, counted = (b.empty((rows,), wide) for _ in range(4))
     b.launch(
         *(SOURCE, FORWARD, dtype, (rows,), row_threads(classes)),
         *(*inputs, peaks, totals, losses, counted, *numbers),
     )
-    total, count = b.empty((), dtype), b.empty((), dtype)
+    total, count = b.empty((), wide), b.empty((), wide)
     b.launch(SOURCE, ADD_UP, dtype, (1,), row_threads(rows), losses, counted, total, count, np.int64(rows))
     return (total, count), (inputs, peaks, totals, numbers)
 

@@ -1,7 +1,55 @@
-// What the kernels share: packs of 16 bytes, and sums over a block. It stands in the sources as text: include it once.
+// What the kernels share: the types of numbers, packs of 16 bytes, and sums over a block. It stands in the sources as
+// text: include it once.
 
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
+
+// Half the numbers of a GPU are 16 bits long in memory and float in registers. Own types, since NVIDIA's headers are not
+// found on every machine that has its compiler; conversions round to the nearest, ties to even, and keep NaN.
+union Bits {
+  float number;
+  unsigned word;
+};
+
+struct bfloat16 {
+  unsigned short bits;
+  bfloat16() = default;
+  __device__ bfloat16(float x) {
+    const unsigned word = Bits{x}.word;
+    bits = x != x ? 0x7fff : (word + 0x7fff + (word >> 16 & 1)) >> 16;
+  }
+  __device__ operator float() const {
+    Bits wide;
+    wide.word = static_cast<unsigned>(bits) << 16;
+    return wide.number;
+  }
+};
+
+struct float16 {
+  unsigned short bits;
+  float16() = default;
+#ifdef __CUDACC__
+  __device__ float16(float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x)); }
+  __device__ operator float() const {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+  }
+#else
+  float16(float x) : bits(cuda_host::half_bits(x)) {}
+  operator float() const { return cuda_host::half_value(bits); }
+#endif
+};
+
+// Acc<T>: what numbers of type T in memory are computed with, and summed.
+template <typename T>
+struct Computed { using type = T; };
+template <>
+struct Computed<bfloat16> { using type = float; };
+template <>
+struct Computed<float16> { using type = float; };
+template <typename T>
+using Acc = typename Computed<T>::type;
 
 // A place in an array where a thread works on WIDTH numbers at once.
 template <int WIDTH>
@@ -11,18 +59,24 @@ struct Place {
 };
 
 template <typename T, int WIDTH>
-struct alignas(sizeof(T) * WIDTH) Pack {
+struct alignas(sizeof(T) * WIDTH < 16 ? sizeof(T) * WIDTH : 16) Pack {
   T at[WIDTH];
 };
 
+// The numbers at a place, as they are computed with.
 template <int WIDTH, typename T>
-__device__ Pack<T, WIDTH> load(const T* from, Place<WIDTH> place) {
-  return *reinterpret_cast<const Pack<T, WIDTH>*>(from + place.start);
+__device__ Pack<Acc<T>, WIDTH> load(const T* from, Place<WIDTH> place) {
+  const auto raw = *reinterpret_cast<const Pack<T, WIDTH>*>(from + place.start);
+  Pack<Acc<T>, WIDTH> pack;
+  for (int k = 0; k < WIDTH; k++) pack.at[k] = raw.at[k];
+  return pack;
 }
 
 template <int WIDTH, typename T>
-__device__ void store(T* to, Place<WIDTH> place, const Pack<T, WIDTH>& pack) {
-  *reinterpret_cast<Pack<T, WIDTH>*>(to + place.start) = pack;
+__device__ void store(T* to, Place<WIDTH> place, const Pack<Acc<T>, WIDTH>& pack) {
+  Pack<T, WIDTH> raw;
+  for (int k = 0; k < WIDTH; k++) raw.at[k] = T(pack.at[k]);
+  *reinterpret_cast<Pack<T, WIDTH>*>(to + place.start) = raw;
 }
 
 // Whether all these arrays start at a multiple of 16 bytes; a missing one does.

@@ -18,11 +18,17 @@ NULL = np.uint64(0)
 Size: TypeAlias = tuple[int, ...]  #: (x,), (x, y) or (x, y, z)
 
 
+#: C++'s names of the dtypes that kernels compute on; `common.cuh` has the short ones.
+REAL = {"float32": "float", "float64": "double", "bfloat16": "bfloat16", "float16": "float16"}
+EXACT = ("float32", "float64")
+
+
 class Source(NamedTuple):
     """A .cu file of this folder and its kernels, as C++ names them: `{real}` stands for the type of their numbers."""
 
     file: str
     names: tuple[str, ...]
+    dtypes: tuple[str, ...] = tuple(REAL)  #: what it is compiled for
 
 
 class Function(Protocol):

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from gpubackprop.kernels.cuda.driver import EXACT, REAL
 from gpubackprop.kernels.kernel import Table, rows_of
 
-__all__ = ["KERNELS", "RULES", "kernel", "rows_of", "rule", "same_floats"]
+__all__ = ["KERNELS", "RULES", "computed", "kernel", "rows_of", "rule", "same_floats"]
 
 
 def same_floats(arrays: Sequence[Any], options: Mapping[str, Any]) -> bool:
-    """Whether all float arrays are float32, or all float64: what is compiled."""
-    kinds = {a.dtype.name for a in arrays if a is not None and a.dtype.kind == "f"}
-    return len(kinds) == 1 and kinds <= {"float32", "float64"}
+    """Whether all float arrays are of one dtype, and of one that is compiled for."""
+    kinds = {a.dtype.name for a in arrays if a is not None and a.dtype.kind in "fV"}  # NumPy knows bfloat16 as a void
+    return len(kinds) == 1 and kinds <= set(REAL)
+
+
+def computed(dtype: Any) -> np.dtype[Any]:
+    """What numbers of this dtype are computed with and summed, Acc<T> in the sources: float32 for the short ones."""
+    return np.dtype(dtype) if dtype.name in EXACT else np.dtype(np.float32)
 
 
 _TABLE = Table(same_floats)

@@ -4,27 +4,27 @@
 // mean = Σx / I (0 unless `centred`), rstd = 1 / √(Σ(x - mean)² / I + eps), y = (x - mean) rstd weight + bias
 // A block for each row. mean and rstd (M,) are kept.
 template <typename T>
-__global__ void forward(const T* x, const T* weight, const T* bias, T* y, T* mean, T* rstd, T eps, int centred,
-                        long long width) {
+__global__ void forward(const T* x, const T* weight, const T* bias, T* y, Acc<T>* mean, Acc<T>* rstd, Acc<T> eps,
+                        int centred, long long width) {
   const long long row = blockIdx.x;
   x += row * width;
   y += row * width;
   const bool wide = aligned(x, y, weight, bias);
-  T centre = 0;
+  Acc<T> centre = 0;
   if (centred) {
-    T total = 0;
+    Acc<T> total = 0;
     over_block<T>(width, wide, [&](auto at) {
       const auto from = load(x, at);
       for (int k = 0; k < at.width; k++) total += from.at[k];
     });
     centre = block_sum(total) / width;
   }
-  T squares = 0;  // two passes: E[x²] − E[x]² would cancel
+  Acc<T> squares = 0;  // two passes: E[x²] − E[x]² would cancel
   over_block<T>(width, wide, [&](auto at) {
     const auto from = load(x, at);
     for (int k = 0; k < at.width; k++) squares += (from.at[k] - centre) * (from.at[k] - centre);
   });
-  const T scale = 1 / sqrt(block_sum(squares) / width + eps);
+  const Acc<T> scale = 1 / sqrt(block_sum(squares) / width + eps);
   over_block<T>(width, wide, [&](auto at) {
     auto pack = load(x, at);
     for (int k = 0; k < at.width; k++) pack.at[k] = (pack.at[k] - centre) * scale;
@@ -47,15 +47,15 @@ __global__ void forward(const T* x, const T* weight, const T* bias, T* y, T* mea
 // dx = rstd (dx̂ - Σdx̂ / I - x̂ Σ(dx̂ x̂) / I), x̂ = (x - mean) rstd, dx̂ = dy weight; the first sum 0 unless `centred`
 // A block for each row.
 template <typename T>
-__global__ void backward(const T* x, const T* weight, const T* mean, const T* rstd, const T* dy, T* dx, int centred,
-                         long long width) {
+__global__ void backward(const T* x, const T* weight, const Acc<T>* mean, const Acc<T>* rstd, const T* dy, T* dx,
+                         int centred, long long width) {
   const long long row = blockIdx.x;
   x += row * width;
   dy += row * width;
   dx += row * width;
   const bool wide = aligned(x, dy, dx, weight);
-  const T centre = mean[row], scale = rstd[row];
-  T total = 0, product = 0;
+  const Acc<T> centre = mean[row], scale = rstd[row];
+  Acc<T> total = 0, product = 0;
   over_block<T>(width, wide, [&](auto at) {
     const auto from = load(x, at);
     auto slope = load(dy, at);
@@ -68,7 +68,7 @@ __global__ void backward(const T* x, const T* weight, const T* mean, const T* rs
       product += slope.at[k] * (from.at[k] - centre) * scale;
     }
   });
-  total = centred ? block_sum(total) / width : T(0);
+  total = centred ? block_sum(total) / width : Acc<T>(0);
   product = block_sum(product) / width;
   over_block<T>(width, wide, [&](auto at) {
     const auto from = load(x, at);
@@ -88,14 +88,14 @@ constexpr int COLUMNS = 32, LINES = 8;  // the block of column_sums
 // Σ dy x̂ and Σ dy down the rows of a strip: partial (strips, 2, I)
 // A block of COLUMNS by LINES threads for each COLUMNS columns (grid x) of each strip of rows (grid y).
 template <typename T>
-__global__ void column_sums(const T* x, const T* mean, const T* rstd, const T* dy, T* partial, long long rows,
-                            long long width) {
-  __shared__ T products[LINES][COLUMNS], totals[LINES][COLUMNS];
+__global__ void column_sums(const T* x, const Acc<T>* mean, const Acc<T>* rstd, const T* dy, Acc<T>* partial,
+                            long long rows, long long width) {
+  __shared__ Acc<T> products[LINES][COLUMNS], totals[LINES][COLUMNS];
   const long long column = static_cast<long long>(blockIdx.x) * COLUMNS + threadIdx.x;
-  T product = 0, total = 0;
+  Acc<T> product = 0, total = 0;
   if (column < width) {
     for (long long i = blockIdx.y * LINES + threadIdx.y; i < rows; i += gridDim.y * LINES) {
-      const T slope = dy[i * width + column];
+      const Acc<T> slope = dy[i * width + column];
       product += slope * (x[i * width + column] - mean[i]) * rstd[i];
       total += slope;
     }
@@ -114,10 +114,10 @@ __global__ void column_sums(const T* x, const T* mean, const T* rstd, const T* d
 
 // dweight and dbias (I,), each where it is not missing: partial (strips, 2, I) summed over the strips, in their order
 template <typename T>
-__global__ void add_strips(const T* partial, T* dweight, T* dbias, int strips, long long width) {
+__global__ void add_strips(const Acc<T>* partial, T* dweight, T* dbias, int strips, long long width) {
   const long long column = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (column >= width) return;
-  T product = 0, total = 0;
+  Acc<T> product = 0, total = 0;
   for (int strip = 0; strip < strips; strip++) {
     product += partial[strip * 2 * width + column];
     total += partial[(strip * 2 + 1) * width + column];

@@ -14,7 +14,7 @@ from gpubackprop.backend import Array
 from gpubackprop.kernels.cuda.backend import CudaKernels
 from gpubackprop.kernels.cuda.driver import NULL, Source
 from gpubackprop.kernels.cuda.grid import THREADS, row_threads
-from gpubackprop.kernels.cuda.kernel import kernel
+from gpubackprop.kernels.cuda.kernel import computed, kernel
 from gpubackprop.ops.sample_norm import layer_norm, rms_norm
 from gpubackprop.tape import Slots
 
@@ -31,9 +31,9 @@ def _norm(
 ) -> tuple[Array, Any]:
     shape, dtype = x.shape[x.ndim - axes :], x.dtype
     rows, width = prod(x.shape[: x.ndim - axes]), prod(shape)
-    y, mean, rstd = b.empty(x.shape, dtype), b.empty((rows,), dtype), b.empty((rows,), dtype)
+    y, mean, rstd = b.empty(x.shape, dtype), *(b.empty((rows,), computed(dtype)) for _ in range(2))
     weight = NULL if weight is None else weight
-    small = dtype.type(np.finfo(dtype).eps if eps is None else eps)
+    small = computed(dtype).type(np.finfo(computed(dtype)).eps if eps is None else eps)
     b.launch(
         *(SOURCE, FORWARD, dtype, (rows,), row_threads(width)),
         *(x, weight, NULL if bias is None else bias, y, mean, rstd, small, np.int32(centred), np.int64(width)),
@@ -66,7 +66,7 @@ def norm_backward(b: CudaKernels, saved: Any, dy: Array, slots: Slots) -> tuple[
     affine = [b.out(slot, shape, dtype) if slot.wanted else None for slot in slots[1:]]
     if any(each is not None for each in affine):
         strips = min(-(-rows // (4 * LINES)), STRIPS)
-        partial = b.empty((strips, 2, width), dtype)
+        partial = b.empty((strips, 2, width), computed(dtype))
         b.launch(
             *(SOURCE, COLUMN_SUMS, dtype, (-(-width // COLUMNS), strips), (COLUMNS, LINES)),
             *(x, mean, rstd, dy, partial, np.int64(rows), np.int64(width)),

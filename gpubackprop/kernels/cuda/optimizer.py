@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend import Array
-from gpubackprop.kernels.cuda.driver import NULL, Source
+from gpubackprop.kernels.cuda.driver import EXACT, NULL, Source
 from gpubackprop.kernels.cuda.grid import elementwise
 from gpubackprop.kernels.cuda.kernel import rule
 from gpubackprop.optim import SGD, Adam
 
-SOURCE = Source("optimizer.cu", ("sgd<{real}>", "adam<{real}>"))
+SOURCE = Source("optimizer.cu", ("sgd<{real}>", "adam<{real}>"), EXACT)
 State = Mapping[str, Array]
 
 

@@ -6,6 +6,7 @@
 #pragma once
 #include <link.h>
 #include <math.h>
+#include <cmath>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -33,6 +34,9 @@
 #else
 #define __shared__ static thread_local
 #endif
+
+struct bfloat16;
+struct float16;
 
 struct Index {
   unsigned x, y, z;
@@ -203,10 +207,31 @@ T exchange(unsigned mask, T value, int from) {
   return value;
 }
 
+// Half precision: the hardware's conversions, to the nearest, ties to even.
+inline float half_value(unsigned short bits) {
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                     : exponent   ? std::ldexp(float(fraction + 1024), exponent - 25)
+                                  : std::ldexp(float(fraction), -24);
+  return bits >> 15 ? -size : size;
+}
+
+inline unsigned short half_bits(float x) {
+  const unsigned short sign = std::signbit(x) ? 0x8000 : 0;
+  if (x != x) return 0x7fff;
+  const float size = std::fabs(x);
+  if (size >= 65520) return sign | 0x7c00;
+  int exponent = size < 0x1p-14f ? -14 : std::ilogb(size);
+  const int steps = std::nearbyint(std::ldexp(size, 10 - exponent));  // 2048 carries into the exponent by itself
+  return sign | (steps < 1024 ? steps : ((exponent + 15) << 10) + steps - 1024);
+}
+
 // The types of a kernel's parameters, as NumPy names them, with a `*` for pointers.
 template <typename T> inline const char* type_name = nullptr;
 template <> inline const char* type_name<float> = "float32";
 template <> inline const char* type_name<double> = "float64";
+template <> inline const char* type_name<bfloat16> = "bfloat16";
+template <> inline const char* type_name<float16> = "float16";
 template <> inline const char* type_name<bool> = "bool";
 template <> inline const char* type_name<unsigned char> = "uint8";
 template <> inline const char* type_name<int> = "int32";

@@ -135,4 +135,4 @@ class TestDevice(CudaKernels, StrictBackend):
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Full of NaN, or of a number that is none of ours."""
         kind = np.dtype(dtype).kind
-        return StrictArray(np.full(shape, np.nan if kind == "f" else 99 if kind != "b" else True, dtype))
+        return StrictArray(np.full(shape, np.nan if kind in "fV" else 99 if kind != "b" else True, dtype))

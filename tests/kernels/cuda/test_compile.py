@@ -11,8 +11,7 @@ from pkgutil import iter_modules
 import pytest
 
 from gpubackprop.kernels import cuda
-from gpubackprop.kernels.cuda.backend import REAL
-from gpubackprop.kernels.cuda.driver import FOLDER, Source, text
+from gpubackprop.kernels.cuda.driver import FOLDER, REAL, Source, text
 
 NVCC = shutil.which("nvcc")
 MODULES = [import_module(f"{cuda.__name__}.{module.name}") for module in iter_modules(cuda.__path__)]
@@ -38,7 +37,7 @@ def test_a_source_holds_its_headers_and_keeps_its_lines():
 @pytest.mark.skipif(NVCC is None, reason="no nvcc, which compiles the kernels for GPUs")
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.file)
 def test_a_source_compiles_for_gpus_without_spills(source, tmp_path):
-    names = [name.format(real=real) for name in source.names for real in REAL.values()]
+    names = [name.format(real=real) for name in source.names for real in map(REAL.get, source.dtypes)]
     wanted = ", ".join(f"(void*)&{name}" for name in names)
     (tmp_path / source.file).write_text(f"{text(source.file)}\nvoid* wanted[] = {{{wanted}}};\n")
     cards = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in (75, 80, 86, 90, 100)]
