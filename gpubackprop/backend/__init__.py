@@ -22,8 +22,8 @@ def named(device: str) -> str:
     return device
 
 
-#: Where kernels for the CPU are; by name, since kernels stand above all floors that choose a backend.
-KERNELS = "gpubackprop.kernels.cpu"
+#: Where kernels are; by name, since they stand above all floors that choose a backend.
+KERNELS, GPU_KERNELS = "gpubackprop.kernels.cpu", "gpubackprop.kernels.cuda"
 
 
 def cpu(kernels: str = "auto") -> tuple[Backend, str]:
@@ -32,12 +32,7 @@ def cpu(kernels: str = "auto") -> tuple[Backend, str]:
     The environment variable GPUBACKPROP_KERNELS=reference does as `reference`. Raises UsageError for an unknown value,
     of the variables of kernels too.
     """
-    if kernels not in ("auto", "reference"):
-        raise UsageError(f"unknown kernels {kernels!r}; known: auto, reference")
-    around = os.environ.get("GPUBACKPROP_KERNELS", "auto")
-    if around not in ("auto", "reference"):
-        raise UsageError(f"GPUBACKPROP_KERNELS={around}: known: auto, reference")
-    if "reference" in (kernels, around):
+    if reference(kernels):
         return NumpyBackend(), "reference kernels, as asked"
     slower = "plain NumPy, without kernels and slower: "
     try:
@@ -55,6 +50,33 @@ def cpu(kernels: str = "auto") -> tuple[Backend, str]:
     return backend, backend.describe()
 
 
+def gpu(index: int, kernels: str = "auto") -> tuple[Backend, str]:
+    """The backend of GPU number `index`, and what to say of it and of its kernels; `kernels` as in `cpu`.
+
+    Raises DeviceError where it cannot be used; UsageError as `cpu` does.
+    """
+    from gpubackprop.backend.cuda import CupyBackend
+
+    plain = CupyBackend(index)
+    if reference(kernels):
+        return plain, f"{plain.describe()}, reference kernels, as asked"
+    try:
+        backend: Backend = import_module(GPU_KERNELS).load(index)
+    except DeviceError as error:
+        return plain, f"{plain.describe()}, plain CuPy, without kernels and slower: {error}"
+    return backend, backend.describe()
+
+
+def reference(kernels: str) -> bool:
+    """Whether kernels are turned off, by `kernels: reference` or GPUBACKPROP_KERNELS=reference. Raises UsageError."""
+    if kernels not in ("auto", "reference"):
+        raise UsageError(f"unknown kernels {kernels!r}; known: auto, reference")
+    around = os.environ.get("GPUBACKPROP_KERNELS", "auto")
+    if around not in ("auto", "reference"):
+        raise UsageError(f"GPUBACKPROP_KERNELS={around}: known: auto, reference")
+    return "reference" in (kernels, around)
+
+
 def choose(device: str, kernels: str = "auto") -> tuple[Backend, str]:
     """The backend for `auto`, `cpu`, `cuda` or `cuda:N`, and one line that says what was chosen and why.
 
@@ -67,15 +89,13 @@ def choose(device: str, kernels: str = "auto") -> tuple[Backend, str]:
         from gpubackprop.backend.strict import StrictBackend
 
         return StrictBackend(), "device: strict, the test device"
-    from gpubackprop.backend.cuda import CupyBackend
-
     if device == "auto":
         try:
-            backend = CupyBackend()
+            backend, words = gpu(0, kernels)
         except DeviceError as error:
             reason = str(error).partition(";")[0]  # the remedy is for those who asked for a GPU; doctor gives it too
             backend, words = cpu(kernels)
             return backend, f"device: cpu, because auto found no GPU ({reason}); on the CPU: {words}"
-        return backend, f"device: {backend.describe()}, because auto found a GPU"
-    backend = CupyBackend(int(named(device).partition(":")[2] or 0))
-    return backend, f"device: {backend.describe()}, as asked"
+        return backend, f"device: {words}, because auto found a GPU"
+    backend, words = gpu(int(named(device).partition(":")[2] or 0), kernels)
+    return backend, f"device: {words}, as asked"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy.typing as npt
@@ -28,12 +29,11 @@ class CupyBackend(Backend):
         self._cupy, self._index = cupy, index
         self.device, self.xp = f"cuda:{index}", cupy
         cupy.cuda.Device(index).use()
+        self._erf = cupy.ElementwiseKernel("T x", "T y", "y = erf(x)", "gpubackprop_erf")
 
     def erf(self, x: Array) -> Array:
-        """The error function, from cupyx."""
-        from cupyx.scipy.special import erf
-
-        return erf(x)
+        """The error function: CUDA's own. CuPy's would ask for SciPy."""
+        return self._erf(x)
 
     def from_host(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
         """A copy in the GPU's memory."""
@@ -46,6 +46,10 @@ class CupyBackend(Backend):
     def owns(self, array: object) -> bool:
         """Whether this is a CuPy array."""
         return isinstance(array, self._cupy.ndarray)
+
+    def running(self) -> AbstractContextManager[Any]:
+        """On this GPU, whichever is the thread's own."""
+        return self._cupy.cuda.Device(self._index)  # type: ignore[no-any-return]  # CuPy ships no types
 
     def synchronize(self) -> None:
         """Wait for the current stream."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import operator
 import types
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -40,12 +40,29 @@ class StrictError(TypeError):
     """Something that a GPU would refuse, or that could not be captured."""
 
 
+class Watcher(Protocol):
+    """Whoever wants to know what is done with device arrays: a stand-in for a device whose work is put off."""
+
+    def sees(self, reads: Sequence[HostArray], writes: Sequence[HostArray]) -> None:
+        """Memory that is read and written by the next piece of work."""
+
+    def pointer(self, host: HostArray) -> Any:
+        """What CuPy calls an array's `data`."""
+
+    def places(self, host: HostArray) -> HostArray:
+        """A fresh array, where the device would have put it."""
+
+    def puts_off(self, work: Callable[[], object]) -> bool:
+        """Whether `work` is kept to be done later; if not, it is done now."""
+
+
 class StrictArray:
     """A device array whose memory only StrictBackend may look at."""
 
     __slots__ = ("_host",)
     __array_ufunc__ = None  # so that `numpy_array + strict_array` comes to our __radd__, which refuses it
     inside_step = False
+    watcher: Watcher | None = None
 
     def __init__(self, host: HostArray) -> None:
         self._host = host
@@ -59,15 +76,25 @@ class StrictArray:
         if name == "T":
             return StrictArray(self._host.T)
         if name in _METHODS:
-            method = getattr(self._host, name)
-            return lambda *args, **kwargs: _wrap(method(*_unwrap(args), **_unwrap(kwargs)))
+            method = getattr(np.ndarray, name)
+            if name == "fill":
+                return lambda value: _write(self, method, self._host, _unwrap(value))
+            return lambda *args, **kwargs: _compute(method, self._host, *_unwrap(args), **_unwrap(kwargs))
         raise AttributeError(f"device arrays have no {name!r}")
 
     def __getitem__(self, key: object) -> StrictArray:
-        return StrictArray(self._host[_index(key)])
+        found: StrictArray = _compute(operator.getitem, self._host, _index(key))
+        return found
+
+    @property
+    def data(self) -> Any:
+        """Where it lies, as CuPy says it: `data.ptr` is its address."""
+        if self.watcher is not None:
+            return self.watcher.pointer(self._host)
+        return types.SimpleNamespace(ptr=self._host.ctypes.data)
 
     def __setitem__(self, key: object, value: object) -> None:
-        self._host[_index(key)] = _unwrap(value)
+        _write(self, operator.setitem, self._host, _index(key), _unwrap(value))
 
     def __len__(self) -> int:
         return len(self._host)
@@ -100,22 +127,21 @@ def _binary(name: str, reflected: bool) -> Callable[[StrictArray, object], Any]:
     function = getattr(operator, name)
 
     def method(self: StrictArray, other: object) -> Any:
-        a, b = (_unwrap(other), self._host) if reflected else (self._host, _unwrap(other))
-        return _wrap(function(a, b))
+        return _compute(function, *((_unwrap(other), self._host) if reflected else (self._host, _unwrap(other))))
 
     return method
 
 
 def _unary(name: str) -> Callable[[StrictArray], Any]:
     function = getattr(operator, name)
-    return lambda self: _wrap(function(self._host))
+    return lambda self: _compute(function, self._host)
 
 
 def _inplace(name: str) -> Callable[[StrictArray, object], StrictArray]:
     function = getattr(operator, name)
 
     def method(self: StrictArray, other: object) -> StrictArray:
-        self._host = function(self._host, _unwrap(other))
+        _write(self, function, self._host, _unwrap(other))
         return self
 
     return method
@@ -163,6 +189,60 @@ def _wrap(value: Any) -> Any:
     return value
 
 
+def _compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """function(*args, **kwargs) of unwrapped arguments; what it gives is a view of one of them, or fresh memory."""
+    watcher = StrictArray.watcher
+    if watcher is None:
+        return _wrap(function(*args, **kwargs))
+    inputs = _arrays_in((args, kwargs))
+    out = kwargs.get("out")
+    if isinstance(out, np.ndarray):
+        return _write(StrictArray(out), function, *args, **kwargs)
+    with np.errstate(all="ignore"):  # what is put off computes on memory without meaning now
+        result = function(*args, **kwargs)
+    if isinstance(result, np.ndarray) and not any(np.may_share_memory(result, b) for b in inputs):
+        result = watcher.places(result)
+    fresh = [a for a in _arrays_in(result) if not any(np.may_share_memory(a, b) for b in inputs)]
+    if fresh:
+        watcher.sees(inputs, fresh)
+
+        def again() -> None:
+            for held, new in zip(fresh, _arrays_in(function(*args, **kwargs)), strict=True):
+                np.copyto(held, new)
+
+        if watcher.puts_off(again):
+            for a in fresh:
+                poison(a)
+    elif isinstance(result, np.generic) and inputs:
+        return _compute(lambda: np.asarray(function(*args, **kwargs)))  # CuPy gives a 0-d array
+    return _wrap(result)
+
+
+def _write(target: StrictArray, function: Callable[..., Any], *args: Any, **kwargs: Any) -> StrictArray:
+    """function(*args, **kwargs), which writes into `target` and makes no other array."""
+    watcher = StrictArray.watcher
+    if watcher is not None:
+        watcher.sees(_arrays_in((args, kwargs)), [target._host])
+    if watcher is None or not watcher.puts_off(lambda: function(*args, **kwargs)):
+        result = function(*args, **kwargs)
+        if isinstance(result, np.ndarray | np.generic) and result is not target._host:
+            raise StrictError(f"{function.__name__} in place gave another array: a 0-d one is written by x[...] = y")
+    return target
+
+
+def _arrays_in(value: Any) -> list[HostArray]:
+    if isinstance(value, np.ndarray):
+        return [value]
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, tuple | list) else []
+    return [a for item in inner for a in _arrays_in(item)]
+
+
+def poison(array: HostArray) -> None:
+    """Fill memory that nobody has written yet: with NaN, or a number that is none of ours."""
+    kind = array.dtype.kind
+    array[...] = np.nan if kind in "fV" else 99 if kind != "b" else True  # NumPy knows bfloat16 as a void
+
+
 def _index(key: Any) -> Any:
     parts = key if isinstance(key, tuple) else (key,)
     for part in parts:
@@ -178,7 +258,7 @@ def _index(key: Any) -> Any:
 def _where(*args: Any) -> Any:
     if len(args) == 1:
         _refuse_wait("where of a condition alone: its shape depends on data,")
-    return _wrap(np.where(*_unwrap(args)))
+    return _compute(np.where, *_unwrap(args))
 
 
 class StrictNamespace:
@@ -202,7 +282,9 @@ class StrictNamespace:
         if isinstance(thing, types.FunctionType | types.BuiltinFunctionType | np.ufunc) or hasattr(
             thing, "__wrapped__"
         ):
-            return lambda *args, **kwargs: _wrap(thing(*_unwrap(args), **_unwrap(kwargs)))
+            if name == "copyto":
+                return lambda to, *args, **kwargs: _write(to, thing, *_unwrap((to, *args)), **_unwrap(kwargs))
+            return lambda *args, **kwargs: _compute(thing, *_unwrap(args), **_unwrap(kwargs))
         return thing
 
 

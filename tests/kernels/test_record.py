@@ -11,7 +11,7 @@ import pytest
 from gpubackprop import nn, optim
 from gpubackprop.errors import UsageError
 from gpubackprop.kernels.cpu.memory import Pool
-from gpubackprop.kernels.cpu.record import KEPT
+from gpubackprop.kernels.repeat import KEPT
 from gpubackprop.ops.activation import relu
 from gpubackprop.optim.optimizer import optimizers
 from gpubackprop.optim.wrapper import Wrapper
@@ -31,7 +31,7 @@ def _kernels():
 
 def replays(step):
     """The recordings of a step."""
-    return [found for found in step._update.found.values() if hasattr(found, "program")]
+    return [found[0] for found in step._update.found.values() if type(found) is tuple]
 
 
 def refusals(step):
@@ -195,7 +195,7 @@ def test_batches_of_many_shapes_are_not_all_kept():
     for samples in [*range(1, 12), *range(1, 12)]:
         step(*next(draw((6,), samples=samples)))
     assert len(replays(step)) == KEPT
-    assert refusals(step) == [f"batches of {KEPT} other shapes are recorded already"] * (11 - KEPT)
+    assert refusals(step) == [f"batches of {KEPT} other shapes are caught already"] * (11 - KEPT)
 
 
 def test_what_a_step_gave_is_the_callers_own():
@@ -321,7 +321,7 @@ def test_what_cannot_be_replayed_says_why():
     step = make(classifier(nn.ReLU))
     for x, y in draw((6,)):
         step({"inputs": x, "targets": y, "weight": np.ones(BATCH, np.float32)})
-    assert refusals(step) == ["its batches are not NumPy's inputs and targets alone"]
+    assert refusals(step) == ["its batches are not arrays of inputs and targets alone"]
     step = make(classifier(lambda: nn.LSTM(None, 5, stateful=True), shape=(7, 6)))
     for batch in draw((7, 6)):
         step(*batch)

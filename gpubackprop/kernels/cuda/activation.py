@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend import Array
-from gpubackprop.kernels.cuda.backend import CudaKernels
+from gpubackprop.kernels.cuda.backend import CudaBackend
 from gpubackprop.kernels.cuda.driver import Source
 from gpubackprop.kernels.cuda.grid import elementwise
 from gpubackprop.kernels.cuda.kernel import kernel
@@ -27,14 +27,14 @@ SOURCE = Source(
 def curve(op: Op, choose: Callable[..., str]) -> None:
     """Enter a kernel for `op`: choose(**options) names its curve in activation.cu."""
 
-    def forward(b: CudaKernels, x: Array, **options: Any) -> tuple[Array, Any]:
+    def forward(b: CudaBackend, x: Array, **options: Any) -> tuple[Array, Any]:
         name = choose(**options)
         y = b.empty(x.shape, x.dtype)
         size = elementwise(x.size, x.itemsize)
         b.launch(SOURCE, FORWARD.format(name), x.dtype, *size, x, y, np.int64(x.size))
         return y, (y if name in OF_OUTPUT else x, name)
 
-    def backward(b: CudaKernels, saved: Any, dy: Array, slots: Slots) -> tuple[Array]:
+    def backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array]:
         kept, name = saved
         dx = b.out(slots[0], dy.shape, dy.dtype)
         size = elementwise(dy.size, dy.itemsize)

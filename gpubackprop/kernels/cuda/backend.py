@@ -1,25 +1,50 @@
-"""A GPU with kernels: which of them stands in for an op, and how they are launched."""
+"""A GPU with kernels: which of them stands in for an op, how they are launched, and how steps are captured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from gpubackprop.backend import Array, Backend
+from gpubackprop.backend import Array
 from gpubackprop.backend.cuda import CupyBackend
-from gpubackprop.kernels.cuda.driver import REAL, CupyDriver, Driver, Function, Size, Source
+from gpubackprop.errors import UsageError
+from gpubackprop.kernels.cuda import cublaslt
+from gpubackprop.kernels.cuda.capture import CapturedStep, Captures
+from gpubackprop.kernels.cuda.driver import REAL, Driver, Size, Source
 from gpubackprop.kernels.cuda.kernel import KERNELS, RULES
+from gpubackprop.kernels.cuda.matmul import Multiplier
 from gpubackprop.tape import Op, Slot
 
+WORKSPACE = 32 << 20  # bytes for cuBLASLt, what it wants on Hopper
 
-class CudaKernels(Backend):
-    """What a backend with kernels of this folder has, whatever its arrays are and whoever compiles."""
 
-    driver: Driver
+class CudaBackend(CupyBackend):
+    """GPU number `index`, with kernels. Raises DeviceError with CUDA's own reason where it cannot be used.
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._compiled: dict[tuple[str, str], Mapping[str, Function]] = {}
+    All work is on one stream, since products share one workspace. It is the current stream of the thread that makes the
+    backend, and, in `running`, of others; CUDA's default stream and this one wait for each other.
+    """
+
+    fuses = True
+
+    def __init__(self, index: int = 0) -> None:
+        super().__init__(index)
+        cuda = self._cupy.cuda
+        self.stream = cuda.Stream()
+        self.stream.use()
+        self.driver = Driver(self._cupy)
+        self._workspace = cuda.alloc(WORKSPACE)
+        self.library = cublaslt.load()
+        self.multiply = Multiplier(
+            self.library,
+            lambda array: int(array.data.ptr),
+            self._workspace.ptr,
+            WORKSPACE,
+            stream=lambda: int(cuda.get_current_stream().ptr),
+            timer=self._seconds,
+        )
+        self.captures = Captures()
 
     def pair(self, op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op:
         """The kernel for `op` where there is one that fits, else the reference."""
@@ -31,14 +56,9 @@ class CudaKernels(Backend):
         return RULES.get(reference, reference)
 
     def launch(self, source: Source, name: str, dtype: Any, grid: Size, block: Size, *args: Any) -> None:
-        """Run the kernel of this name for numbers of this dtype; all of a source are compiled at once."""
-        if 0 in grid:  # nothing to do, and CUDA refuses it
-            return
-        real = REAL[dtype.name]
-        if (source.file, real) not in self._compiled:
-            names = [each.format(real=real) for each in source.names]
-            self._compiled[source.file, real] = self.driver.functions(source.file, names)
-        self._compiled[source.file, real][name.format(real=real)](grid, block, args)
+        """Run the kernel of this name for numbers of this dtype, on arrays that lie C-contiguous, and NumPy scalars."""
+        if 0 not in grid:  # nothing to do, and CUDA refuses it
+            self.driver.function(source, name, REAL[dtype.name])(grid, block, args)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array to be written before it is read."""
@@ -47,7 +67,8 @@ class CudaKernels(Backend):
     def out(self, slot: Slot, shape: tuple[int, ...], dtype: Any) -> Array:
         """Where to write a gradient: where the slot says, if a kernel can write there."""
         given = slot.out
-        return given if given is not None and given.flags.c_contiguous else self.empty(shape, dtype)
+        usable = given is not None and given.flags.c_contiguous and given.dtype == dtype
+        return given if usable else self.empty(shape, dtype)
 
     def contiguous(self, x: Any) -> Any:
         """x itself where it is C-contiguous, as kernels take it, or None; else a copy."""
@@ -57,10 +78,82 @@ class CudaKernels(Backend):
         self.assign(copy, x)
         return copy
 
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """Matrix product over the last two axes, (..., M, K) times (..., K, N), batches broadcast; by cuBLASLt."""
+        if min(a.ndim, b.ndim) < 2 or a.dtype != b.dtype or a.dtype.name not in REAL:
+            return super().matmul(a, b, out)
+        batch = _broadcast(a.shape[:-2], b.shape[:-2])
+        shape = (*batch, a.shape[-2], b.shape[-1])
+        y = self.empty(shape, a.dtype) if out is None or not out.flags.c_contiguous or out.dtype != a.dtype else out
+        if 0 in (*shape, a.shape[-1]):
+            y.fill(0)
+        else:
+            self._multiply(a, b, y, batch)
+        if out is None or y is out:
+            return y
+        self.assign(out, y)
+        return out
 
-class CudaBackend(CudaKernels, CupyBackend):
-    """GPU number `index`, with kernels. Raises DeviceError with CUDA's own reason where it cannot be used."""
+    def _multiply(self, a: Array, b: Array, y: Array, batch: tuple[int, ...]) -> None:
+        try:
+            self.multiply(a, b, y)
+        except UsageError:  # of strides that cuBLASLt does not know
+            wide = (self.xp.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+            left, right = map(self.contiguous, wide)
+            self.multiply(left, right, y)
 
-    def __init__(self, index: int = 0) -> None:
-        super().__init__(index)
-        self.driver = CupyDriver()
+    def _seconds(self, call: Callable[[], None]) -> float:
+        """How long a call takes; waits, so never while a step is captured."""
+        event, repeats = self._cupy.cuda.Event, 4
+        call()  # the first may load its code
+        start, stop = event(), event()
+        start.record(self._cupy.cuda.get_current_stream())
+        for _ in range(repeats):
+            call()
+        stop.record(self._cupy.cuda.get_current_stream())
+        stop.synchronize()
+        return float(self._cupy.cuda.get_elapsed_time(start, stop)) / repeats / 1000
+
+    def only_once(self, reason: str) -> None:
+        """What runs now is for Python alone to know: a step that it is part of cannot be replayed."""
+        self.captures.refusals.append(reason)
+
+    def repeated(self, step: Any, prepare: Any, made_of: Callable[[], Iterable[object]]) -> CapturedStep:
+        """`step`, captured as a CUDA graph at its second run on batches of the same shapes, and launched after that."""
+        return CapturedStep(self, step, prepare, made_of)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """On this GPU and its stream."""
+        with super().running(), self.stream:
+            yield
+
+    @contextmanager
+    def announcing(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Inside it `say` is told, in a line, of what makes steps slow, instead of a warning."""
+        captures = self.captures
+        before, captures.say = captures.say, say
+        try:
+            yield
+        finally:
+            captures.say = before
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """The algorithms of the products so far."""
+        return self.multiply.choices
+
+    def adopt(self, choices: Mapping[str, str]) -> None:
+        """Go on with an earlier run's."""
+        self.multiply.adopt(choices)
+
+    def describe(self) -> str:
+        """`cuda:0 (NVIDIA H100, 79 GiB, CUDA 13.0, CuPy 14.2, cuBLASLt 13.1, kernels of its own)`."""
+        version = self.library.version  # 13.1.0 is 130100
+        return f"{super().describe()[:-1]}, cuBLASLt {version // 10000}.{version // 100 % 100}, kernels of its own)"
+
+
+def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    length = max(len(a), len(b))
+    pairs = zip((1,) * (length - len(a)) + a, (1,) * (length - len(b)) + b, strict=True)
+    return tuple(n if m == 1 else m for m, n in pairs)

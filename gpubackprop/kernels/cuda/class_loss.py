@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend import Array
-from gpubackprop.kernels.cuda.backend import CudaKernels
+from gpubackprop.kernels.cuda.backend import CudaBackend
 from gpubackprop.kernels.cuda.driver import NULL, Source
 from gpubackprop.kernels.cuda.grid import row_threads
 from gpubackprop.kernels.cuda.kernel import computed, kernel, same_floats
@@ -34,7 +34,7 @@ def fits(arrays: Sequence[Any], options: Mapping[str, Any]) -> bool:
 
 
 def cross_entropy_forward(
-    b: CudaKernels,
+    b: CudaBackend,
     logits: Array,
     target: Array,
     class_weight: Array | None,
@@ -61,7 +61,7 @@ def cross_entropy_forward(
     return (total, count), (inputs, peaks, totals, numbers)
 
 
-def cross_entropy_backward(b: CudaKernels, saved: Any, dy: tuple[Array, ...], slots: Slots) -> tuple[Array | None, ...]:
+def cross_entropy_backward(b: CudaBackend, saved: Any, dy: tuple[Array, ...], slots: Slots) -> tuple[Array | None, ...]:
     """As ops/loss.py."""
     inputs, peaks, totals, numbers = saved
     logits = inputs[0]

@@ -1,4 +1,4 @@
-"""From a source file to functions that can be launched. The test device has its own driver, behind the same interface.
+"""From a source file to functions that can be launched.
 
 Arguments are device arrays, C-contiguous, and NumPy scalars; a missing array is NULL. Nothing checks them on a GPU,
 where a kernel gets addresses and bytes: the test device does.
@@ -7,9 +7,9 @@ where a kernel gets addresses and bytes: the test device does.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -31,29 +31,26 @@ class Source(NamedTuple):
     dtypes: tuple[str, ...] = tuple(REAL)  #: what it is compiled for
 
 
-class Function(Protocol):
-    """A compiled kernel."""
+class Driver:
+    """Compiles by CuPy, whose NVRTC needs no compiler on the machine; what it gives is kept in CuPy's cache on disk."""
 
-    def __call__(self, grid: Size, block: Size, args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
-        """Run it on the current stream; `shared_mem` in bytes."""
+    def __init__(self, cupy: Any, folder: Path = FOLDER) -> None:
+        self._cupy, self.folder = cupy, folder
+        self._found: dict[tuple[str, str, str], Callable[..., None]] = {}
 
+    def function(self, source: Source, name: str, real: str) -> Callable[..., None]:
+        """The kernel of this name for numbers of C++'s type `real`: function(grid, block, args), on the current stream.
 
-class Driver(Protocol):
-    """Compiles."""
-
-    def functions(self, file: str, names: Sequence[str]) -> Mapping[str, Function]:
-        """The kernels of a .cu file, by name; with template arguments."""
-
-
-class CupyDriver:
-    """The GPU's driver, by CuPy: NVRTC compiles, and what it gives is kept in CuPy's cache on disk."""
-
-    def functions(self, file: str, names: Sequence[str]) -> Mapping[str, Function]:
-        """As Driver.functions."""
-        import cupy
-
-        module = cupy.RawModule(code=text(file), options=("-std=c++17",), name_expressions=tuple(names))
-        return {name: module.get_function(name) for name in names}
+        All kernels of a source are compiled at once, at the first sight of one.
+        """
+        if (found := self._found.get((source.file, name, real))) is None:
+            names = {name: name.format(real=real) for name in source.names}
+            code = text(source.file, self.folder)
+            module = self._cupy.RawModule(code=code, options=("-std=c++17",), name_expressions=tuple(names.values()))
+            for each, full in names.items():
+                self._found[source.file, each, real] = module.get_function(full)
+            found = self._found[source.file, name, real]
+        return found
 
 
 def text(file: str, folder: Path = FOLDER) -> str:

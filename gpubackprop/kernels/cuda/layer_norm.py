@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend import Array
-from gpubackprop.kernels.cuda.backend import CudaKernels
+from gpubackprop.kernels.cuda.backend import CudaBackend
 from gpubackprop.kernels.cuda.driver import NULL, Source
 from gpubackprop.kernels.cuda.grid import THREADS, row_threads
 from gpubackprop.kernels.cuda.kernel import computed, kernel
@@ -27,7 +27,7 @@ SOURCE = Source("layer_norm.cu", NAMES)
 
 
 def _norm(
-    b: CudaKernels, x: Array, weight: Array | None, bias: Array | None, axes: int, eps: float | None, centred: bool
+    b: CudaBackend, x: Array, weight: Array | None, bias: Array | None, axes: int, eps: float | None, centred: bool
 ) -> tuple[Array, Any]:
     shape, dtype = x.shape[x.ndim - axes :], x.dtype
     rows, width = prod(x.shape[: x.ndim - axes]), prod(shape)
@@ -42,20 +42,20 @@ def _norm(
 
 
 def layer_norm_forward(
-    b: CudaKernels, x: Array, weight: Array | None, bias: Array | None, *, axes: int = 1, eps: float = 1e-5
+    b: CudaBackend, x: Array, weight: Array | None, bias: Array | None, *, axes: int = 1, eps: float = 1e-5
 ) -> tuple[Array, Any]:
     """As ops/sample_norm.py."""
     return _norm(b, x, weight, bias, axes, eps, True)
 
 
 def rms_norm_forward(
-    b: CudaKernels, x: Array, weight: Array | None, *, axes: int = 1, eps: float | None = None
+    b: CudaBackend, x: Array, weight: Array | None, *, axes: int = 1, eps: float | None = None
 ) -> tuple[Array, Any]:
     """As ops/sample_norm.py."""
     return _norm(b, x, weight, None, axes, eps, False)
 
 
-def norm_backward(b: CudaKernels, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+def norm_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """As layer_norm_backward and rms_norm_backward in ops/sample_norm.py."""
     x, mean, rstd, weight, shape, centred = saved
     dtype, rows, width = x.dtype, mean.size, prod(shape)

@@ -4,7 +4,7 @@ The pairs want a backend that has a `multiply` (a Multiplier) beside what every 
 algorithm for an epilogue (NOT_SUPPORTED: float64 mostly), the same is done in two steps; ReLU always is, since the
 library's makes 0 of NaN, and a NaN has to get through. What is done elementwise here is for the elementwise kernels.
 
-Nothing here has run on a GPU yet, and no backend uses it yet.
+Nothing here has run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cuda.cublaslt import Status, StatusError
+from gpubackprop.kernels.cuda.kernel import kernel
 from gpubackprop.kernels.cuda.matmul_product import aux_shape
 from gpubackprop.ops.activation import gelu
 from gpubackprop.ops.linear import linear
@@ -23,11 +24,6 @@ from gpubackprop.tape import FREE, Op, Slot, Slots
 def _rows(x: Array) -> Array:
     """x (..., I) as (N, I), contiguous."""
     return (x if x.flags.c_contiguous else x.copy()).reshape(-1, x.shape[-1])
-
-
-def _out(b: Any, slot: Slot, shape: tuple[int, ...], dtype: Any) -> Array:
-    usable = slot.out is not None and slot.out.flags.c_contiguous
-    return slot.out if usable else b.xp.empty(shape, dtype)
 
 
 def _fused(b: Any, a: Array, weight: Array, out: Array, **epilogue: Any) -> bool:
@@ -41,9 +37,15 @@ def _fused(b: Any, a: Array, weight: Array, out: Array, **epilogue: Any) -> bool
     return True
 
 
+def _curve(b: Any, op: Op, z: Array, **options: Any) -> Op:
+    """The kernel for an activation, or its reference."""
+    pair: Op = b.pair(op, [z], options)
+    return pair
+
+
 def _affine(b: Any, x: Array, weight: Array, bias: Array | None) -> Array:
     """x (N, I), weight (O, I), bias (O,) or None -> (N, O)."""
-    y = b.xp.empty((x.shape[0], weight.shape[0]), x.dtype)
+    y = b.empty((x.shape[0], weight.shape[0]), x.dtype)
     if bias is None or not _fused(b, x, weight.T, y, epilogue="bias", bias=bias):
         b.multiply(x, weight.T, y)
         if bias is not None:
@@ -54,18 +56,20 @@ def _affine(b: Any, x: Array, weight: Array, bias: Array | None) -> Array:
 def _gelu(b: Any, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array]:
     """x (N, I) -> y (N, O) = gelu(z) in its tanh form, and z (N, O) of rows that may be padded."""
     n, o = x.shape[0], weight.shape[0]
-    y, aux = b.xp.empty((n, o), x.dtype), b.xp.empty(aux_shape("gelu_aux", n, o)[0], x.dtype)
+    y, aux = b.empty((n, o), x.dtype), b.empty(aux_shape("gelu_aux", n, o)[0], x.dtype)
     epilogue = "gelu_aux" if bias is None else "gelu_aux_bias"
     if _fused(b, x, weight.T, y, epilogue=epilogue, bias=bias, aux=aux):
         return y, aux
     z = aux[:, :o]
     z[...] = _affine(b, x, weight, bias)
-    return gelu.forward(b, z, approximate="tanh")[0], aux
+    return _curve(b, gelu, z, approximate="tanh").forward(b, z, approximate="tanh")[0], aux
 
 
 def _gelu_slope(b: Any, aux: Array, dy: Array) -> Array:
-    kept = gelu.forward(b, aux[:, : dy.shape[1]], approximate="tanh")[1]
-    dz: Array = gelu.backward(b, kept, dy, [FREE])[0]
+    z = aux[:, : dy.shape[1]]
+    pair = _curve(b, gelu, z, approximate="tanh")
+    kept = pair.forward(b, z, approximate="tanh")[1]
+    dz: Array = pair.backward(b, kept, dy, [FREE])[0]
     return dz
 
 
@@ -73,11 +77,11 @@ def _gradients(b: Any, x: Array, weight: Array, dy: Array, slots: Slots) -> tupl
     """x (N, I), weight (O, I), dy (N, O) -> dx (N, I), dweight (O, I), dbias (O,)."""
     dx = dweight = dbias = None
     if slots[0].wanted:
-        dx = b.multiply(dy, weight, b.xp.empty(x.shape, x.dtype))
+        dx = b.multiply(dy, weight, b.empty(x.shape, x.dtype))
     if slots[2].wanted:
-        dbias = _out(b, slots[2], weight.shape[:1], dy.dtype)
+        dbias = b.out(slots[2], weight.shape[:1], dy.dtype)
     if slots[1].wanted:
-        dweight = _out(b, slots[1], weight.shape, weight.dtype)
+        dweight = b.out(slots[1], weight.shape, weight.dtype)
         if dbias is not None and _fused(b, dy.T, x, dweight, epilogue="bgrad_a", bias=dbias):
             return dx, dweight, dbias
         b.multiply(dy.T, x, dweight)
@@ -111,17 +115,18 @@ def linear_activation_forward(
         y, aux = _gelu(b, _rows(x), weight, bias)
         return y.reshape(*x.shape[:-1], weight.shape[0]), ((x, weight), None, aux)
     z, saved = linear_forward(b, x, weight, bias)
-    y, kept = ACTIVATIONS[activation].forward(b, z, **options)
-    return y, (saved, activation, kept)
+    pair = _curve(b, ACTIVATIONS[activation], z, **options)
+    y, kept = pair.forward(b, z, **options)
+    return y, (saved, pair, kept)
 
 
 def linear_activation_backward(b: Any, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """As ops/linear_activation.py."""
-    layer, activation, kept = saved
-    if activation is None:
+    layer, pair, kept = saved
+    if pair is None:
         dz = _gelu_slope(b, kept, _rows(dy)).reshape(dy.shape)
     else:
-        (dz,) = ACTIVATIONS[activation].backward(b, kept, dy, [FREE])
+        (dz,) = pair.backward(b, kept, dy, [FREE])
     return linear_backward(b, layer, dz, slots)
 
 
@@ -143,8 +148,8 @@ def linear_gelu_linear_backward(b: Any, saved: Any, dy: Array, slots: Slots) -> 
     shape, x, weight, aux, h, weight2 = saved
     dy = _rows(dy)
     _, dweight2, dbias2 = _gradients(b, h, weight2, dy, [Slot(wanted=False), *slots[3:]])
-    dz = b.xp.empty(h.shape, h.dtype)
-    dbias = _out(b, slots[2], weight.shape[:1], dy.dtype) if slots[2].wanted else None
+    dz = b.empty(h.shape, h.dtype)
+    dbias = b.out(slots[2], weight.shape[:1], dy.dtype) if slots[2].wanted else None
     epilogue = "dgelu" if dbias is None else "dgelu_bgrad"
     fused = _fused(b, dy, weight2, dz, epilogue=epilogue, bias=dbias, aux=aux)
     if not fused:
@@ -154,8 +159,5 @@ def linear_gelu_linear_backward(b: Any, saved: Any, dy: Array, slots: Slots) -> 
     return (None if dx is None else dx.reshape(shape)), dweight, dbias if fused else late, dweight2, dbias2
 
 
-#: What may stand in for which op.
-PAIRS = {
-    linear: Op(linear_forward, linear_backward),
-    linear_activation: Op(linear_activation_forward, linear_activation_backward),
-}
+kernel(linear, linear_forward, linear_backward)
+kernel(linear_activation, linear_activation_forward, linear_activation_backward)

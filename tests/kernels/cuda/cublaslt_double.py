@@ -12,7 +12,7 @@ import ctypes
 import itertools
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, c_int, c_int64, c_size_t, c_uint64, c_void_p
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,7 @@ class CublasLtDouble:
 
     version: int = 131000
     gpu: bool = True
+    device: Any = None  #: of cupy_double.py: what is captured is put off
     memory: list[tuple[int, int]] | None = None
     calls: list[Call] = field(default_factory=list)
     asked: int = 0  #: how often for algorithms
@@ -251,6 +252,7 @@ class CublasLtDouble:
         number: int,
     ) -> None:
         self.asked += 1
+        require(self.device is None or not self.device.capturing, "algorithms asked for while a stream is captured")
         c_int.from_address(number).value = 0
         self._thing("handle", handle)
         wish = self._thing("MatmulPreference", preference)
@@ -310,11 +312,16 @@ class CublasLtDouble:
         scalar = ctypes.c_double if description[SCALE] == 1 else ctypes.c_float
         factors = scalar.from_address(alpha).value, scalar.from_address(beta).value
         self.calls.append(Call(index, stream or 0, description[EPILOGUE], size))
-        results = []
-        for which in range(layouts[3][BATCH]):
-            results.append(self._one(description, layouts, (a, b, d), factors, which))
-        for store in results:  # after all was read: an input that overlaps the output does not look right by luck
-            store()
+        # As they are now: the next product may set other addresses in the same description.
+        description, *layouts = (replace(each, attributes=dict(each.attributes)) for each in (description, *layouts))
+
+        def work() -> None:
+            results = [self._one(description, layouts, (a, b, d), factors, which) for which in range(layouts[3][BATCH])]
+            for store in results:  # after all was read: an input that overlaps the output does not look right by luck
+                store()
+
+        if self.device is None or not self.device.puts_off(work):
+            work()
 
     def _one(
         self, desc: Thing, layouts: list[Thing], where: tuple[int, int, int], factors: tuple[float, float], which: int

@@ -12,7 +12,7 @@ from gpubackprop.backend import NumpyBackend
 from gpubackprop.backend.strict import StrictArray
 from gpubackprop.kernels.cuda.kernel import computed
 from gpubackprop.tape import FREE, SKIP, Slot
-from tests.kernels.cuda.device import COMPILER, ORDERS, TestDevice
+from tests.kernels.cuda.device import COMPILER, ORDERS, TestDevice, inside_step
 from tests.ops import harness
 from tests.ops.specs import OpSpec, table
 
@@ -37,7 +37,7 @@ def on_device(spec: OpSpec, inputs: list[Any], order: str = "forward", **options
     b = TestDevice(order, **options)
     pair = b.pair(spec.op, inputs, spec.options)
     assert pair is not spec.op, "no kernel takes this row"
-    y, saved = b.capture(pair.forward)(b, *locked(inputs), **spec.options)
+    y, saved = inside_step(pair.forward)(b, *locked(inputs), **spec.options)
     ys = y if type(y) is tuple else (y,)
     dys = [dy if dy is None else StrictArray(harness.lock(dy)) for dy in harness.draw_dys(spec, ys)]
     wanted = harness.differentiable(spec, inputs)
@@ -45,7 +45,7 @@ def on_device(spec: OpSpec, inputs: list[Any], order: str = "forward", **options
         Slot(out=b.empty(a.shape, a.dtype)) if i in wanted and i % 2 else FREE if i in wanted else SKIP
         for i, a in enumerate(inputs)
     ]
-    grads = b.capture(pair.backward)(b, saved, dys[0] if len(ys) == 1 else tuple(dys), slots)
+    grads = inside_step(pair.backward)(b, saved, dys[0] if len(ys) == 1 else tuple(dys), slots)
     assert len(grads) == len(inputs)
     assert all(grads[i] is None for i in range(len(inputs)) if i not in wanted), "a gradient that nobody wanted"
     return harness.named([b.to_host(y) for y in ys], {i: b.to_host(grads[i]) for i in wanted})

@@ -16,7 +16,7 @@ from gpubackprop.backend.strict import StrictArray
 from gpubackprop.kernels.cuda import layer_norm
 from gpubackprop.kernels.cuda.driver import FOLDER, NULL, Source
 from tests.kernels.cuda import rows
-from tests.kernels.cuda.device import COMPILER, ORDERS, LaunchError, TestDevice
+from tests.kernels.cuda.device import COMPILER, ORDERS, CudaBackend, LaunchError, TestDevice
 from tests.ops import harness
 
 pytestmark = rows.needs_compiler
@@ -93,7 +93,7 @@ def test_shared_memory_is_full_of_nan_at_the_start_of_each_block(tmp_path, order
     b, source = own(
         tmp_path, "__shared__ float s[64]; y[blockIdx.x * 64 + threadIdx.x] = s[threadIdx.x]; s[threadIdx.x] = 1;"
     )
-    b.driver.order = order
+    b.double.order = order
     assert np.isnan(launch(b, source, grid=(4,))).all()
 
 
@@ -103,7 +103,7 @@ def test_a_missing_barrier_shows_in_another_order(tmp_path):
     )
     found = []
     for order in ORDERS:
-        b.driver.order = order
+        b.double.order = order
         found.append(launch(b, source)[:64])
     assert not np.array_equal(found[0], found[1], equal_nan=True)
     assert not np.array_equal(found[0], found[2], equal_nan=True)
@@ -121,8 +121,8 @@ def test_a_block_that_is_no_whole_warps_is_reported(tmp_path):
     [((0, 1), (32,)), ((1, 65536), (32,)), ((1,), (1025,)), ((1,), (32, 64)), ((1,), (1, 1, 65)), ((1.0,), (32,))],
 )
 def test_sizes_that_cuda_refuses_are_refused(tmp_path, grid, block):
-    b, _ = own(tmp_path, "")
-    function = b.driver.functions("own.cu", ["own<float>"])["own<float>"]
+    b, source = own(tmp_path, "")
+    function = b.driver.function(source, "own<{real}>", "float")
     with pytest.raises(LaunchError, match=r"grid|block"):
         function(grid, block, (NULL, NULL, np.int64(0)))
 
@@ -151,8 +151,8 @@ CONSTANT = StrictArray(harness.lock(np.zeros(8, np.float32)))
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, args, words):
-    b, _ = own(tmp_path, "y[threadIdx.x] = x[threadIdx.x];")
-    function = b.driver.functions("own.cu", ["own<float>"])["own<float>"]
+    b, source = own(tmp_path, "y[threadIdx.x] = x[threadIdx.x];")
+    function = b.driver.function(source, "own<{real}>", "float")
     with pytest.raises(LaunchError, match=words):
         function((1,), (8,), args)
 
@@ -204,12 +204,12 @@ def test_another_block_than_a_kernel_was_written_for_is_seen(monkeypatch, name):
 
 def test_swapped_arguments_of_one_type_are_seen(monkeypatch):
     spec = row("relu")
-    right = TestDevice.launch
+    right = CudaBackend.launch
 
     def swapped(self, source, name, dtype, grid, block, x, y, *rest):
         right(self, source, name, dtype, grid, block, y, x, *rest)
 
-    monkeypatch.setattr(TestDevice, "launch", swapped)
+    monkeypatch.setattr(CudaBackend, "launch", swapped)
     with pytest.raises(LaunchError, match="read-only"):
         rows.check(spec, harness.draw(spec))
 

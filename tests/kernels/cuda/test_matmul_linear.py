@@ -12,34 +12,35 @@ import numpy as np
 import pytest
 
 from gpubackprop.backend import NumpyBackend
-from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.kernels.cuda import matmul_linear
-from gpubackprop.kernels.cuda.cublaslt import Library, StatusError
+from gpubackprop.kernels.cuda.cublaslt import StatusError
+from gpubackprop.kernels.cuda.kernel import KERNELS
 from gpubackprop.kernels.cuda.matmul import Multiplier
 from gpubackprop.ops.linear import linear
 from gpubackprop.ops.linear_activation import linear_activation
 from gpubackprop.tape import Op, Slot
-from tests.kernels.cuda.cublaslt_double import BGRAD, BGRADB, DGELU, GELU, HAS_AUX, CublasLtDouble
+from tests.kernels.cuda.cublaslt_double import BGRAD, BGRADB, DGELU, GELU, HAS_AUX
+from tests.kernels.cuda.device import TestDevice, inside_step
+from tests.kernels.cuda.rows import needs_compiler
 
+pytestmark = needs_compiler
 TOLERANCE = {"float16": 6e-3, "float32": 1e-5, "float64": 1e-12}
 BIAS = 4
 
 
-class Device(StrictBackend):
-    """The strict device with products on the double."""
+def Device(**options: Any) -> Any:
+    """The test device, its products as `options` say, and not timed, so that each is one call."""
+    b = TestDevice()
+    b.multiply = Multiplier(b.library, lambda array: array.data.ptr, **options)
+    return b
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__()
-        self.double = CublasLtDouble()
-        self.multiply = Multiplier(Library(self.double), lambda array: array._host.ctypes.data, **options)
 
-    @property
-    def epilogues(self) -> list[int]:
-        return [call.epilogue for call in self.double.calls]
+def epilogues(b: Any) -> list[int]:
+    return [call.epilogue for call in b.double.products.calls]
 
 
 @pytest.fixture
-def device() -> Device:
+def device() -> Any:
     return Device()
 
 
@@ -60,7 +61,7 @@ def on(b: Any, pair: Any, inputs: list[Any], dy: np.ndarray, wanted: Any, **opti
         y, saved = pair.forward(b, *arrays, **options)
         return y, *pair.backward(b, saved, upper, slots)
 
-    results = b.capture(step)()
+    results = inside_step(step)()
     for slot, gradient in zip(slots, results[1:], strict=True):
         assert (gradient is None) == (not slot.wanted)
         if slot.out is not None and slot.wanted:
@@ -68,7 +69,7 @@ def on(b: Any, pair: Any, inputs: list[Any], dy: np.ndarray, wanted: Any, **opti
     return [None if x is None else b.to_host(x) for x in results]
 
 
-def assert_equal(device: Device, op: Op, pair: Op, inputs: list[Any], wanted: Any = None, **options: Any) -> None:
+def assert_equal(device: Any, op: Op, pair: Op, inputs: list[Any], wanted: Any = None, **options: Any) -> None:
     dtype = inputs[0].dtype.name
     wanted = [i for i, x in enumerate(inputs) if x is not None] if wanted is None else wanted
     exact = [None if x is None else x.astype(np.float64) for x in inputs]
@@ -96,16 +97,16 @@ ACTIVATIONS = [
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("shape", [(5, 3), (1, 1), (2, 3, 9), (0, 4), (2, 0, 4)])
-def test_linear(device: Device, dtype: str, with_bias: bool, shape: tuple[int, ...]) -> None:
+def test_linear(device: Any, dtype: str, with_bias: bool, shape: tuple[int, ...]) -> None:
     for outputs in (1, 7, 16):
         inputs = draw(shape, (outputs, shape[-1]), (outputs,) if with_bias else None, dtype=dtype)
-        assert_equal(device, linear, matmul_linear.PAIRS[linear], inputs)
+        assert_equal(device, linear, KERNELS[linear], inputs)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize(("activation", "options"), ACTIVATIONS)
-def test_linear_activation(device: Device, dtype: str, activation: str, options: dict[str, str]) -> None:
-    pair = matmul_linear.PAIRS[linear_activation]
+def test_linear_activation(device: Any, dtype: str, activation: str, options: dict[str, str]) -> None:
+    pair = KERNELS[linear_activation]
     for shape, outputs, with_bias in itertools.product([(5, 3), (2, 3, 9), (0, 4)], (1, 13), (True, False)):
         inputs = draw(shape, (outputs, shape[-1]), (outputs,) if with_bias else None, dtype=dtype)
         if dtype != "float16" or activation != "gelu" or options.get("approximate") == "tanh":
@@ -113,23 +114,23 @@ def test_linear_activation(device: Device, dtype: str, activation: str, options:
 
 
 @pytest.mark.parametrize("wanted", [[], [0], [1], [2], [0, 2], [1, 2]])
-def test_only_what_is_wanted_is_computed(device: Device, wanted: list[int]) -> None:
+def test_only_what_is_wanted_is_computed(device: Any, wanted: list[int]) -> None:
     inputs = draw((5, 3), (7, 3), (7,))
-    assert_equal(device, linear, matmul_linear.PAIRS[linear], inputs, wanted)
-    assert len(device.double.calls) == 1 + (0 in wanted) + (1 in wanted)
+    assert_equal(device, linear, KERNELS[linear], inputs, wanted)
+    assert len(device.double.products.calls) == 1 + (0 in wanted) + (1 in wanted)
 
 
-def test_the_epilogues_do_it(device: Device) -> None:
+def test_the_epilogues_do_it(device: Any) -> None:
     inputs = draw((5, 3), (7, 3), (7,))
-    assert_equal(device, linear, matmul_linear.PAIRS[linear], inputs)
-    assert device.epilogues == [BIAS, 1, BGRADB]
-    device.double.calls.clear()
-    pair = matmul_linear.PAIRS[linear_activation]
+    assert_equal(device, linear, KERNELS[linear], inputs)
+    assert epilogues(device) == [BIAS, 1, BGRADB]
+    device.double.products.calls.clear()
+    pair = KERNELS[linear_activation]
     assert_equal(device, linear_activation, pair, inputs, activation="gelu", approximate="tanh")
-    assert device.epilogues == [GELU | HAS_AUX | BIAS, 1, BGRADB]
+    assert epilogues(device) == [GELU | HAS_AUX | BIAS, 1, BGRADB]
 
 
-def test_rows_that_are_not_contiguous(device: Device) -> None:
+def test_rows_that_are_not_contiguous(device: Any) -> None:
     x, weight, bias, dy = draw((3, 5), (7, 3), (7,), (7, 5), seed=2)
     b, plain = device, NumpyBackend()
     y, saved = matmul_linear.linear_forward(b, b.from_host(x).T, b.from_host(weight), b.from_host(bias))
@@ -142,7 +143,7 @@ def test_rows_that_are_not_contiguous(device: Device) -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_a_nan_gets_through(device: Device, activation: str) -> None:
+def test_a_nan_gets_through(device: Any, activation: str) -> None:
     x, weight, bias = map(device.from_host, draw((4, 3), (5, 3), (5,)))
     x[1, 2] = np.nan
     options = {"approximate": "tanh"} if activation == "gelu" else {}
@@ -157,7 +158,7 @@ def test_float32_may_be_multiplied_as_tf32() -> None:
     assert 1e-5 < np.abs(one - other).max() < 1e-1
 
 
-def test_other_errors_are_not_hidden(device: Device) -> None:
+def test_other_errors_are_not_hidden(device: Any) -> None:
     x, weight, bias = map(device.from_host, draw((4, 3), (5, 3), (5,)))
     device.multiply.close()
     with pytest.raises(StatusError, match="CUBLAS_STATUS_INVALID_VALUE"):
@@ -176,7 +177,7 @@ def two_layers_backward(b: Any, saved: Any, dy: Any, slots: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
-def test_two_layers_with_gelu_between(device: Device, dtype: str) -> None:
+def test_two_layers_with_gelu_between(device: Any, dtype: str) -> None:
     op = Op(two_layers_forward, two_layers_backward)
     pair = Op(matmul_linear.linear_gelu_linear_forward, matmul_linear.linear_gelu_linear_backward)
     for shape, hidden, outputs in (((5, 3), 13, 4), ((2, 3, 6), 16, 1)):
@@ -184,4 +185,4 @@ def test_two_layers_with_gelu_between(device: Device, dtype: str) -> None:
         assert_equal(device, op, pair, inputs)
         assert_equal(device, op, pair, inputs, [0, 1, 3])
     fused = DGELU | HAS_AUX
-    assert {fused, fused | BGRAD} <= set(device.epilogues) or dtype == "float64"
+    assert {fused, fused | BGRAD} <= set(epilogues(device)) or dtype == "float64"

@@ -1,4 +1,4 @@
-"""Whole steps on the test device: what a GPU would be launched with, from the loss to the update."""
+"""Whole steps on the doubles: what a GPU would be launched with, eagerly and as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -8,37 +8,139 @@ import pytest
 import gpubackprop as gbp
 from gpubackprop import nn
 from gpubackprop.training.step import TrainStep
-from tests.kernels.cuda.device import ORDERS, TestDevice
+from tests.kernels.cuda.cupy_double import RaceError
+from tests.kernels.cuda.device import ORDERS, CudaBackend, doubles
 from tests.kernels.cuda.rows import needs_compiler
 
 pytestmark = needs_compiler
 
 
-def train(device, precision, steps=4):
-    rng = np.random.default_rng(0)
+def step_of(device, precision="float32", kernels="auto", loss=None, **options):
     hidden = [nn.LayerNorm(20), nn.GELU(), nn.Linear(20, 20), nn.RMSNorm(20), nn.SiLU()]
-    model = nn.Sequential(nn.Linear(6, 20), *hidden, nn.Linear(20, 3))
-    model.build((6,), 0, device, precision, "reference")
-    loss = nn.CrossEntropyLoss(weight=[1.0, 2.0, 0.5], label_smoothing=0.1)
+    model = nn.Sequential(nn.Linear(6, 20), *hidden, nn.Dropout(0.3), nn.Linear(20, 3))
+    model.build((6,), 0, device, precision, kernels)
+    loss = loss or nn.CrossEntropyLoss(weight=[1.0, 2.0, 0.5], label_smoothing=0.1)
     optimizer = gbp.optim.AdamW(model.parameters(), lr=1e-2)
-    step = TrainStep(model, loss, optimizer, clip_norm=1.0)
-    x, target = rng.normal(size=(10, 6)), rng.integers(0, 3, 10)
-    losses = [float(step([{"inputs": x, "targets": target}])) for _ in range(steps)]
-    return {"losses": np.array(losses)} | model.state_dict()
+    return TrainStep(model, loss, optimizer, clip_norm=1.0, **options)
+
+
+def batch(number, samples=10):
+    rng = np.random.default_rng(number)
+    return {"inputs": rng.normal(size=(samples, 6)), "targets": rng.integers(0, 3, samples)}
+
+
+def train(step, steps=4):
+    losses = [step([batch(i)]) for i in range(steps)]
+    return {"losses": np.array(list(map(float, losses)))} | step.model.state_dict()
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-10), ("float32", 1e-4)])
 def test_steps_equal_those_of_the_cpu_in_any_order_of_threads(monkeypatch, precision, tolerance):
-    wanted = train("cpu", precision)
+    wanted = train(step_of("cpu", precision, "reference"))
     launched = set()
-    right = TestDevice.launch
-    monkeypatch.setattr(TestDevice, "launch", lambda self, *args: (launched.add(args[:2]), right(self, *args))[1])
+    right = CudaBackend.launch
+    monkeypatch.setattr(CudaBackend, "launch", lambda self, *args: (launched.add(args[0].file), right(self, *args))[1])
     found = {}
     for order in ORDERS:
-        monkeypatch.setattr("gpubackprop.backend.strict.StrictBackend", lambda order=order: TestDevice(order))
-        found[order] = train("strict", precision)
-    files = {source.file for source, _ in launched}
-    assert files == {"activation.cu", "class_loss.cu", "layer_norm.cu", "optimizer.cu"}
+        with doubles(order) as cupy:
+            found[order] = train(step_of("cuda", precision))
+            assert cupy.device.launches == 3, "the second step is captured, and launched, and those behind it"
+    assert {"activation.cu", "class_loss.cu", "layer_norm.cu", "optimizer.cu"} <= launched
     for name, value in wanted.items():
         np.testing.assert_allclose(found["forward"][name], value, rtol=tolerance, atol=tolerance)
         assert all(np.array_equal(found[order][name], found["forward"][name]) for order in ORDERS), name
+
+
+def eagerly(step):
+    """The same step, never captured."""
+    step._update.catch = lambda batches: (step._update.step(step._update.prepare(batches)), "not in this test")
+    return step
+
+
+def test_a_captured_step_is_the_step_itself():
+    with doubles() as cupy:
+        wanted = train(eagerly(step_of("cuda")), 5)
+        assert not cupy.device.launches
+        found = train(step_of("cuda"), 5)
+    for name, value in wanted.items():
+        assert np.array_equal(found[name], value), name
+
+
+def test_nothing_waits_for_the_device_but_copies_of_two_steps_ago():
+    with doubles() as cupy:
+        step = step_of("cuda")
+        for number in range(4):
+            step([batch(number)])
+        before = cupy.device.waits
+        for number in range(6):
+            step([batch(number)])
+        assert cupy.device.waits - before == 6  # each for pinned memory, not for the step
+
+
+def test_a_learning_rate_and_arrays_on_the_device_reach_a_captured_step():
+    def run(step, b):
+        for number in range(6):
+            step.optimizer.lr = 0.01 * number
+            step([{name: b.xp.asarray(a) for name, a in batch(number).items()}])
+        return step.model.state_dict()
+
+    with doubles():
+        steps = step_of("cuda"), eagerly(step_of("cuda"))
+        found, wanted = (run(step, step.model.built.backend) for step in steps)
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_batches_of_other_shapes_and_changed_parts_are_captured_anew():
+    with doubles() as cupy:
+        step = step_of("cuda")
+        for number, samples in enumerate([10, 10, 10, 7, 7, 7, 10]):
+            step([batch(number, samples)])
+        assert (step._update.caught, cupy.device.launches) == (2, 5)
+        step.clip_norm = 0.1
+        step([batch(0)])
+        assert step._update.caught == 0
+
+
+def test_what_cannot_be_captured_is_named_once_and_runs_as_it_is():
+    with doubles() as cupy:
+        plain = train(step_of("cuda", loss=nn.CrossEntropyLoss()))
+        step = step_of("cuda", loss=nn.CrossEntropyLoss())
+        right = step.model.layers[1].forward
+
+        class Waits(nn.LayerNorm):
+            __module__ = "gpubackprop.nn.norm"
+
+            def forward(self, x):
+                float(x.value.sum())
+                return right(x)
+
+        step.model.layers[1].__class__ = Waits
+        with pytest.warns(RuntimeWarning, match=r"not captured.*: \w+ \(\w+.py:\d+\): reading a number") as warned:
+            found = train(step)
+        assert len(warned) == 1
+        assert cupy.device.launches == 3, "of the plain one alone"
+    assert np.array_equal(found["losses"], plain["losses"])
+
+
+@pytest.mark.parametrize("fault", ["arrived", "used", "pinned"])
+def test_a_missing_wait_between_streams_is_seen(monkeypatch, fault):
+    from gpubackprop.kernels.cuda import feed
+    from tests.kernels.cuda import cupy_double
+
+    with doubles():
+        step = step_of("cuda")
+        train(step, 3)
+        if fault == "pinned":
+            monkeypatch.setattr(cupy_double.Event, "synchronize", lambda self: None)
+        else:
+            right = cupy_double.Stream.wait_event
+            blocking = fault == "arrived"
+
+            def wait_event(self, event):
+                if (self.line == "main") != blocking:
+                    right(self, event)
+
+            monkeypatch.setattr(cupy_double.Stream, "wait_event", wait_event)
+        assert feed.SLOTS == 2
+        with pytest.raises(RaceError):
+            train(step, 6)
