@@ -14,6 +14,8 @@ from gpubackprop.optim import Constant
 from gpubackprop.run.check import make_plan
 from gpubackprop.training.step import TrainStep
 from gpubackprop.training.trainer import Trainer
+from tests.kernels.cuda.device import doubles
+from tests.kernels.cuda.rows import needs_compiler
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SHAPES = {"digits": (8, 8, 1), "idx": (28, 28, 1), "cifar": (32, 32, 3)}  #: of an image, by data source
@@ -63,14 +65,14 @@ def images(source):
     return np.random.default_rng(0).integers(0, 256, (len(labels), *SHAPES[source]), np.uint8), labels
 
 
-def train(path, device, kernels="reference"):
+def train(path, device, kernels="reference", precision=None):
     """Two steps of what `gpubackprop train` runs, and an evaluation: losses, evaluation, state dict."""
     source = load_config(path).data.type
     arrays = {"train": images(source)} if source in SHAPES else None
     plan = make_plan(path, {"data.batch_size": BATCH} | MADE.get(source, {}), arrays)
     config, options = plan.config, plan.config.training
     data = prepare(plan.source, plan.options, seed=config.seed)
-    model = plan.model.build(plan.info.input_shape, config.seed, device, config.precision, kernels)
+    model = plan.model.build(plan.info.input_shape, config.seed, device, precision or config.precision, kernels)
     optimizer = config.optimizer.build(model.parameters())
     losses = Losses()
     state = Trainer(
@@ -86,6 +88,21 @@ def train(path, device, kernels="reference"):
         observers=[losses],
     ).run()
     return losses, state.validation, model.state_dict()
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_two_steps_on_the_double_of_a_gpu_equal_those_of_the_cpu(path, folder, monkeypatch):
+    """The GPU's own backend: the first step as it is, the second captured in a graph."""
+    monkeypatch.setenv("GBP_DATA", str(folder))
+    losses, _, weights = train(path, "cpu", precision="float64")
+    with doubles() as cupy:
+        found, _, found_weights = train(path, "cuda", "auto", "float64")
+        assert cupy.device.launches == 1
+    assert found == pytest.approx(losses, rel=1e-8)
+    for key, value in weights.items():
+        np.testing.assert_allclose(found_weights[key], value, rtol=1e-8, atol=1e-8, err_msg=key)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -212,7 +212,7 @@ def _compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
         if watcher.puts_off(again):
             for a in fresh:
-                poison(a)
+                poison(a, 0)
     elif isinstance(result, np.generic) and inputs:
         return _compute(lambda: np.asarray(function(*args, **kwargs)))  # CuPy gives a 0-d array
     return _wrap(result)
@@ -237,10 +237,13 @@ def _arrays_in(value: Any) -> list[HostArray]:
     return [a for item in inner for a in _arrays_in(item)]
 
 
-def poison(array: HostArray) -> None:
-    """Fill memory that nobody has written yet: with NaN, or a number that is none of ours."""
+def poison(array: HostArray, number: int = 99) -> None:
+    """Fill memory that nobody has written yet: with NaN; integers with a `number` that is none of ours.
+
+    Where work is put off that is 0: NumPy would not look for another index.
+    """
     kind = array.dtype.kind
-    array[...] = np.nan if kind in "fV" else 99 if kind != "b" else True  # NumPy knows bfloat16 as a void
+    array[...] = np.nan if kind in "fV" else number if kind != "b" else True  # NumPy knows bfloat16 as a void
 
 
 def _index(key: Any) -> Any:

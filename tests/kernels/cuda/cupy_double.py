@@ -332,8 +332,8 @@ class CupyDouble(types.ModuleType):
 
     def _fresh(self, array: StrictArray) -> StrictArray:
         if self.device.capturing and not self.device.pools:
-            raise CaptureError("memory of the common pool inside a graph, which goes on writing to it")
-        poison(array._host)
+            raise CaptureError("memory of the common pool while a stream is captured: the graph goes on writing to it")
+        poison(array._host, 0 if self.device.capturing else 99)
         return array
 
     def asarray(self, a: Any, dtype: Any = None) -> StrictArray:
