@@ -71,8 +71,8 @@ class CudaBackend(CupyBackend):
         return given if usable else self.empty(shape, dtype)
 
     def contiguous(self, x: Any) -> Any:
-        """x itself where it is C-contiguous, as kernels take it, or None; else a copy."""
-        if x is None or x.flags.c_contiguous:
+        """x itself where it is C-contiguous, as kernels take it, or no array; else a copy."""
+        if x is None or isinstance(x, int) or x.flags.c_contiguous:
             return x
         copy = self.empty(x.shape, x.dtype)
         self.assign(copy, x)

@@ -15,7 +15,8 @@ __all__ = ["KERNELS", "RULES", "computed", "kernel", "rows_of", "rule", "same_fl
 
 def same_floats(arrays: Sequence[Any], options: Mapping[str, Any]) -> bool:
     """Whether all float arrays are of one dtype, and of one that is compiled for."""
-    kinds = {a.dtype.name for a in arrays if a is not None and a.dtype.kind in "fV"}  # NumPy knows bfloat16 as a void
+    given = (a for a in arrays if a is not None and not isinstance(a, int))  # a step's number may be an int
+    kinds = {a.dtype.name for a in given if a.dtype.kind in "fV"}  # NumPy knows bfloat16 as a void
     return len(kinds) == 1 and kinds <= set(REAL)
 
 
