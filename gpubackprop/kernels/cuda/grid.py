@@ -16,3 +16,17 @@ def elementwise(count: int, itemsize: int) -> tuple[tuple[int], tuple[int]]:
 def row_threads(width: int) -> tuple[int]:
     """The block that goes over a row of `width` numbers: whole warps, four numbers for each thread or more."""
     return (min(max(-(-width // (4 * WARP)), 1) * WARP, 512),)
+
+
+COLUMNS, LINES = 32, 8  # the block of lines.cuh
+STRIPS = 128  # at most
+
+
+def line_blocks(width: int, itemsize: int) -> tuple[int, tuple[int, int]]:
+    """How many blocks go over `width` columns as in lines.cuh, a thread having PACK bytes of them; and the block."""
+    return -(-width * itemsize // (PACK * COLUMNS)), (COLUMNS, LINES)
+
+
+def strips(rows: int, blocks: int) -> int:
+    """Into how many strips to cut `rows` that `blocks` blocks go down: four turns of a line or more in each."""
+    return max(min(-(-rows // (4 * LINES)), 512 // max(blocks, 1), STRIPS), 1)

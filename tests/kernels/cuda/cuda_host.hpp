@@ -207,6 +207,22 @@ T exchange(unsigned mask, T value, int from) {
   return value;
 }
 
+// The lanes that showed the same value.
+template <typename T>
+unsigned match(unsigned mask, T value) {
+  static_assert(sizeof(T) <= 8);
+  if (!(mask >> (current & 31) & 1)) report("a warp operation by a lane that its mask does not name");
+  std::memcpy(&fibers[current].value, &value, sizeof(T));
+  fibers[current].mask = mask;
+  leave(AT_WARP);
+  unsigned alike = 0;
+  const Fiber* first = &fibers[current & ~31];
+  for (int lane = 0; lane < 32; lane++)
+    if (mask >> lane & 1 && !std::memcmp(&first[lane].value, &value, sizeof(T))) alike |= 1u << lane;
+  leave(AT_WARP);
+  return alike;
+}
+
 // Half precision: the hardware's conversions, to the nearest, ties to even.
 inline float half_value(unsigned short bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
@@ -287,6 +303,14 @@ T __shfl_down_sync(unsigned mask, T value, unsigned lanes) {
   const int own = cuda_host::current & 31;
   return cuda_host::exchange(mask, value, own + lanes > 31 ? own : own + lanes);
 }
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned lanes) {
+  const int own = cuda_host::current & 31;
+  return cuda_host::exchange(mask, value, lanes > unsigned(own) ? own : own - lanes);
+}
+template <typename T>
+unsigned __match_any_sync(unsigned mask, T value) { return cuda_host::match(mask, value); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 template <typename T>
 T atomicAdd(T* to, T value) { return std::exchange(*to, *to + value); }
 template <typename T>
