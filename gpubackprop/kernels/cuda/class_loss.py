@@ -1,4 +1,4 @@
-"""Cross-entropy: a block for each row of logits, and one that adds up what the rows give, always in the same order."""
+"""Cross-entropy and focal loss: a block for each row of logits, and one that adds up what the rows give, in order."""
 
 from __future__ import annotations
 
@@ -11,26 +11,14 @@ from gpubackprop.backend import Array
 from gpubackprop.kernels.cuda.backend import CudaBackend
 from gpubackprop.kernels.cuda.driver import NULL, Source
 from gpubackprop.kernels.cuda.grid import row_threads
-from gpubackprop.kernels.cuda.kernel import computed, kernel, same_floats
+from gpubackprop.kernels.cuda.kernel import computed, kernel
+from gpubackprop.kernels.cuda.totals import ADD_UP, add_up, counts, positions_fit
+from gpubackprop.ops.class_loss import focal
 from gpubackprop.ops.loss import cross_entropy
 from gpubackprop.tape import Slots
 
-NAMES = FORWARD, BACKWARD, ADD_UP = "forward<{real}>", "backward<{real}>", "add_up<{real}>"
-SOURCE = Source("class_loss.cu", NAMES)
-
-
-def fits(arrays: Sequence[Any], options: Mapping[str, Any]) -> bool:
-    """Whether nothing is broadcast but weight and mask over axes that follow theirs, and the mask is of booleans."""
-    logits, target, class_weight, weight, mask = arrays
-    return (
-        same_floats(arrays, options)
-        and logits.shape[:-1] == target.shape
-        and target.dtype.name != "uint64"
-        and (class_weight is None or class_weight.shape == logits.shape[-1:])
-        and all(each is None or each.shape == target.shape[: each.ndim] for each in (weight, mask))
-        and (weight is None or weight.dtype == logits.dtype)
-        and (mask is None or mask.dtype.name == "bool")
-    )
+FORWARD, BACKWARD = "forward<{real}>", "backward<{real}>"
+SOURCE = Source("class_loss.cu", (FORWARD, BACKWARD, ADD_UP))
 
 
 def cross_entropy_forward(
@@ -43,26 +31,30 @@ def cross_entropy_forward(
     *,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    gamma: float = -1.0,
 ) -> tuple[tuple[Array, Array], Any]:
-    """As ops/loss.py, in float32 for shorter logits."""
+    """As ops/loss.py, in float32 for shorter logits; with gamma focal loss, as ops/class_loss.py."""
     dtype, classes, rows = logits.dtype, logits.shape[-1], target.size
     wide = computed(dtype)
     target = target if target.dtype == np.int64 else target.astype(np.int64)
-    inputs = (logits, target, *(NULL if a is None else a for a in (class_weight, weight, mask)))
-    again = (np.int64(1 if a is None else rows // max(a.size, 1)) for a in (weight, mask))
-    numbers = (wide.type(label_smoothing), np.int64(ignore_index), *again, np.int64(classes))
+    factors, again = counts(rows, weight, mask)
+    inputs = (logits, target, NULL if class_weight is None else class_weight, *factors)
+    numbers = (*map(wide.type, (label_smoothing, gamma)), np.int64(ignore_index), *again, np.int64(classes))
     peaks, totals, losses, counted = (b.empty((rows,), wide) for _ in range(4))
     b.launch(
         *(SOURCE, FORWARD, dtype, (rows,), row_threads(classes)),
         *(*inputs, peaks, totals, losses, counted, *numbers),
     )
-    total, count = b.empty((), wide), b.empty((), wide)
-    b.launch(SOURCE, ADD_UP, dtype, (1,), row_threads(rows), losses, counted, total, count, np.int64(rows))
-    return (total, count), (inputs, peaks, totals, numbers)
+    return add_up(b, SOURCE, dtype, losses, counted), (inputs, peaks, totals, numbers)
+
+
+def focal_forward(b: CudaBackend, *arrays: Array | None, gamma: float = 2.0, ignore_index: int = -100) -> Any:
+    """As ops/class_loss.py; the arrays are those of cross-entropy, alpha its class weights."""
+    return cross_entropy_forward(b, *arrays, ignore_index=ignore_index, gamma=gamma)
 
 
 def cross_entropy_backward(b: CudaBackend, saved: Any, dy: tuple[Array, ...], slots: Slots) -> tuple[Array | None, ...]:
-    """As ops/loss.py."""
+    """As ops/loss.py, and for focal loss as ops/class_loss.py."""
     inputs, peaks, totals, numbers = saved
     logits = inputs[0]
     dx = b.out(slots[0], logits.shape, logits.dtype)
@@ -73,4 +65,10 @@ def cross_entropy_backward(b: CudaBackend, saved: Any, dy: tuple[Array, ...], sl
     return dx, None, None, None, None
 
 
-kernel(cross_entropy, cross_entropy_forward, cross_entropy_backward, fits)
+def _falls(arrays: Sequence[Any], options: Mapping[str, Any]) -> bool:
+    """A gamma that does not mean cross-entropy."""
+    return positions_fit(arrays, options) and options.get("gamma", 0.0) >= 0
+
+
+kernel(cross_entropy, cross_entropy_forward, cross_entropy_backward, positions_fit)
+kernel(focal, focal_forward, cross_entropy_backward, _falls)

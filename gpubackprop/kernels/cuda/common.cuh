@@ -1,5 +1,5 @@
-// What the kernels share: the types of numbers, packs of 16 bytes, and sums over a block. It stands in the sources as
-// text: include it once.
+// What the kernels share: the types of numbers, packs of 16 bytes, the logistic function, and sums over a block. It
+// stands in the sources as text: include it once.
 
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
@@ -106,6 +106,13 @@ __device__ void over_grid(long long n, bool wide, Step step) {
 template <typename T, typename Step>
 __device__ void over_block(long long n, bool wide, Step step) {
   over<T>(n, wide, threadIdx.x, blockDim.x, step);
+}
+
+// 1 / (1 + e⁻ˣ), without overflow, and with full relative precision where it is small.
+template <typename T>
+__device__ T logistic(T x) {
+  const T e = exp(-fabs(x));
+  return (x >= 0 ? T(1) : x < 0 ? e : x) / (1 + e);  // a NaN is neither
 }
 
 struct Sum {

@@ -21,7 +21,7 @@ SOURCES = [module.SOURCE for module in MODULES if isinstance(getattr(module, "SO
 def test_every_source_belongs_to_a_module_and_names_all_its_kernels():
     assert {source.file for source in SOURCES} == {path.name for path in FOLDER.glob("*.cu")}
     for source in SOURCES:
-        written = re.findall(r"__global__ void (\w+)\(", (FOLDER / source.file).read_text())
+        written = re.findall(r"__global__ void (\w+)\(", text(source.file))
         assert {name.partition("<")[0] for name in source.names} == set(written)
 
 
