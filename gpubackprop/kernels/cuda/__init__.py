@@ -17,7 +17,23 @@ from importlib import import_module
 
 from gpubackprop.backend import Backend
 
-FAMILIES = ("activation", "class_loss", "layer_norm", "matmul_linear", "optimizer")
+FAMILIES = (
+    "activation",
+    "arithmetic",
+    "class_loss",
+    "dropout",
+    "embedding",
+    "gated",
+    "layer_norm",
+    "loss",
+    "mask",
+    "matmul_linear",
+    "noise",
+    "optimizer",
+    "position",
+    "prelu",
+    "score_loss",
+)
 
 
 def load(index: int = 0) -> Backend:

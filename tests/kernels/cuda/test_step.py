@@ -45,10 +45,26 @@ def test_steps_equal_those_of_the_cpu_in_any_order_of_threads(monkeypatch, preci
         with doubles(order) as cupy:
             found[order] = train(step_of("cuda", precision))
             assert cupy.device.launches == 3, "the second step is captured, and launched, and those behind it"
-    assert {"activation.cu", "class_loss.cu", "layer_norm.cu", "optimizer.cu"} <= launched
+    assert {"activation.cu", "class_loss.cu", "dropout.cu", "layer_norm.cu", "optimizer.cu"} <= launched
     for name, value in wanted.items():
         np.testing.assert_allclose(found["forward"][name], value, rtol=tolerance, atol=tolerance)
         assert all(np.array_equal(found[order][name], found["forward"][name]) for order in ORDERS), name
+
+
+def test_captured_steps_of_a_language_model_draw_the_cpus_masks():
+    def losses(device):
+        layers = [nn.LearnedPosition(12, max_length=8), nn.Dropout(0.3), nn.Linear(12, 18), nn.GLU()]
+        model = nn.Sequential(nn.Embedding(27, 12), *layers)
+        model.build((5,), 0, device, "float64", "reference" if device == "cpu" else "auto")
+        step = TrainStep(model, nn.CrossEntropyLoss(), gbp.optim.SGD(model.parameters(), lr=0.5))
+        rng = np.random.default_rng(0)
+        data = [{"inputs": rng.integers(0, 27, (6, 5)), "targets": rng.integers(0, 9, (6, 5))} for _ in range(5)]
+        return [float(step([each])) for each in data]
+
+    with doubles("random") as cupy:
+        found = losses("cuda")
+        assert cupy.device.launches == 4
+    np.testing.assert_allclose(found, losses("cpu"), rtol=1e-12)
 
 
 def eagerly(step):
