@@ -7,8 +7,9 @@ it takes sources and arguments as they are given here is read, not seen; what on
 run at once; and every choice of grid and block as to its speed.
 
 A family is a `.cu` file and the `.py` file of its name, which enters pairs and rules into the table of `kernel.py`;
-`common.cuh` is what the sources share. `driver.py` compiles, `capture.py` makes a step a CUDA graph, `feed.py` brings
-it data, `cublaslt.py` and `matmul*.py` multiply.
+`common.cuh` is what the sources share, `philox.cuh` draws random numbers, `lines.cuh` sums down columns, `totals.cuh`
+says how losses count. `driver.py` compiles, `capture.py` makes a step a CUDA graph, `feed.py` brings it data,
+`cublaslt.py` and `matmul*.py` multiply.
 """
 
 from __future__ import annotations

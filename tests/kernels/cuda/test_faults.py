@@ -66,6 +66,38 @@ def test_a_wrong_formula_is_seen(tmp_path, file, right, wrong):
 
 
 @pytest.mark.parametrize(
+    ("name", "file", "right", "wrong"),
+    [
+        ("dropout", "philox.cuh", "k1 += 0xBB67AE85u", "k1 += 0xBB67AE84u"),
+        ("gaussian_noise", "noise.cu", "FOUR == 1 && j % 2", "false"),
+        ("kl_div", "loss.cu", "i % each == 0", "true"),
+        ("focal", "class_loss.cu", "if (gamma >= 0) hit *=", "if (gamma < 0) hit *="),
+        ("hinge", "score_loss.cu", "if (threadIdx.x == 0) dx[own.c] = -total;", ""),
+        ("rotary", "position.cu", "direction * sine", "sine"),
+    ],
+)
+def test_a_fault_of_a_family_is_seen(tmp_path, name, file, right, wrong):
+    spec = row(name)
+    with pytest.raises(AssertionError):
+        rows.check(spec, harness.draw(spec, np.float32), ("random",), folder=broken(tmp_path, file, right, wrong))
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        ("embedding.cu", "    __syncwarp();\n    if (mine >= 0 && rank == 0)", "    if (mine >= 0 && rank == 0)"),
+        ("lines.cuh", "  __syncthreads();\n  if (threadIdx.y == 0)", "  if (threadIdx.y == 0)"),
+        ("lines.cuh", "__syncthreads();  // the next one", "// the next one"),
+    ],
+)
+def test_a_missing_barrier_of_the_embedding_is_seen(tmp_path, file, right, wrong):
+    rng = np.random.default_rng(0)
+    inputs = [rng.integers(0, 20, 1500), rng.normal(size=(300, 136)).astype(np.float32)]
+    with pytest.raises(AssertionError, match="d1"):
+        rows.check(replace(row("embedding"), options={}), inputs, folder=broken(tmp_path, file, right, wrong))
+
+
+@pytest.mark.parametrize(
     "body",
     [
         "if (threadIdx.x < 40) __syncthreads(); else { __syncwarp(); __syncthreads(); }",
