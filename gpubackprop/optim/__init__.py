@@ -19,6 +19,7 @@ from gpubackprop.optim.plateau import Plateau
 from gpubackprop.optim.radam import RAdam
 from gpubackprop.optim.rmsprop import RMSprop
 from gpubackprop.optim.sam import SAM
+from gpubackprop.optim.scale import LossScale
 from gpubackprop.optim.schedule import Constant, Cosine, Exponential, MultiStep, OneCycle, Schedule, Step, schedules
 from gpubackprop.optim.sgd import SGD
 
@@ -37,6 +38,7 @@ __all__ = [
     "Group",
     "Lion",
     "Lookahead",
+    "LossScale",
     "MultiStep",
     "Muon",
     "NAdam",

@@ -36,9 +36,12 @@ class WeightAverage:
         share = 1.0 if steps == 0 else 1 - decay
         self.share[...] = self.backend.from_host(np.array(share, self.params.master.dtype))
 
-    def update(self) -> None:
-        """The device's half, after the optimizer's."""
-        self.backend.rule(follow)(self.backend, self.value, self.params.master, self.share)
+    def update(self, ok: Array | None = None) -> None:
+        """The device's half, after the optimizer's; where `ok`, a bool of shape (), is false nothing changes."""
+        xp, share = self.backend.xp, self.share
+        if ok is not None:  # the first step makes the average what the weights are, whether they have changed or not
+            share = xp.where(xp.logical_or(ok, share == 1), share, xp.zeros_like(share))
+        self.backend.rule(follow)(self.backend, self.value, self.params.master, share)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

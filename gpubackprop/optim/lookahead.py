@@ -46,10 +46,10 @@ class Lookahead(Wrapper):
         """alpha where it is time, else 0: a captured update is always the same."""
         return (self.alpha if self.steps % self.k == 0 else 0.0,)
 
-    def update(self) -> None:
+    def update(self, ok: Array | None = None) -> None:
         """The inner optimizer's, then its own."""
-        self.optimizer.update()
-        Optimizer.update(self)
+        self.optimizer.update(ok)
+        Optimizer.update(self, ok)
 
     def update_run(self, value: Array, grad: Array, state: Mapping[str, Array], scalars: Array, decay: bool) -> None:
         """All arrays (P,)."""

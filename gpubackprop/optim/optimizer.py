@@ -208,9 +208,16 @@ class Optimizer:
         """
         return evaluate()
 
-    def update(self) -> None:
-        """The device's half of a step."""
-        master, grad, value = self.params.master, self.params.grad, self.params.value
+    def update(self, ok: Array | None = None) -> None:
+        """The device's half of a step; where `ok`, a bool of shape () on the device, is false nothing changes.
+
+        Not even then does the host know of it: `steps`, and what is computed of it, counts the step all the same.
+        """
+        self.backend.rule(update_all)(self, ok)
+
+    def update_runs(self) -> None:
+        """Run after run."""
+        master, grad = self.params.master, self.params.grad
         rule = self.backend.rule(type(self).update_run)
         kernel = getattr(rule, "__wrapped__", rule) is not type(self).update_run
         block = max(self.BLOCK, len(master)) if kernel else self.BLOCK  # a kernel makes no temporaries
@@ -226,8 +233,6 @@ class Optimizer:
                 part = slice(low, min(low + block, stop))
                 state = {name: flat[part] for name, flat in self.state.items()}
                 rule(self, master[part], grad[part], state, scalars, decay)
-        if value is not master:
-            value[...] = master
 
     def state_dict(self) -> dict[str, HostArray]:
         """Copies of the state as `<param key>.<state name>`, in PyTorch's layouts, as NumPy arrays.
@@ -264,6 +269,16 @@ class Optimizer:
             self.state[state][...] = self.backend.from_host(flat)
         self.numbers = {name: float(fitting[name]) for name in self.numbers}
         self.steps = steps
+
+
+def update_all(self: Optimizer, ok: Array | None) -> None:
+    """Optimizer.update: all runs, and the working copy after them."""
+    kept = [(array, array.copy()) for array in (self.params.master, *self.state.values()) if ok is not None]
+    self.update_runs()
+    for array, before in kept:
+        array[...] = self.xp.where(ok, array, before)
+    if self.params.value is not self.params.master:
+        self.params.value[...] = self.params.master
 
 
 def check_params(taker: object, params: object) -> None:

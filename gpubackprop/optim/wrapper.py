@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from gpubackprop.backend import HostArray
+from gpubackprop.backend import Array, HostArray
 from gpubackprop.errors import UsageError
 from gpubackprop.optim.optimizer import Optimizer, check_params, fit_keys
 from gpubackprop.parameters import Parameters
@@ -52,9 +52,9 @@ class Wrapper(Optimizer):
         """The inner optimizer's."""
         return self.optimizer.gradient(evaluate)
 
-    def update(self) -> None:
+    def update(self, ok: Array | None = None) -> None:
         """The inner optimizer's."""
-        self.optimizer.update()
+        self.optimizer.update(ok)
 
     def state_dict(self) -> dict[str, HostArray]:
         """The inner optimizer's state, and its own."""
