@@ -215,25 +215,6 @@ class Optimizer:
         """
         self.backend.rule(update_all)(self, ok)
 
-    def update_runs(self) -> None:
-        """Run after run."""
-        master, grad = self.params.master, self.params.grad
-        rule = self.backend.rule(type(self).update_run)
-        kernel = getattr(rule, "__wrapped__", rule) is not type(self).update_run
-        block = max(self.BLOCK, len(master)) if kernel else self.BLOCK  # a kernel makes no temporaries
-        for start, stop, setting, decay, alone in self.runs:
-            scalars = self.scalars[setting]
-            if alone:
-                views = [a[start:stop].reshape(alone.param.shape) for a in (master, grad, *self.state.values())]
-                state = dict(zip(self.state, views[2:], strict=True))
-                update_param = self.backend.rule(type(self).update_param)
-                update_param(self, alone.param, views[0], views[1], state, scalars, decay)
-                continue
-            for low in range(start, stop, block):
-                part = slice(low, min(low + block, stop))
-                state = {name: flat[part] for name, flat in self.state.items()}
-                rule(self, master[part], grad[part], state, scalars, decay)
-
     def state_dict(self) -> dict[str, HostArray]:
         """Copies of the state as `<param key>.<state name>`, in PyTorch's layouts, as NumPy arrays.
 
@@ -273,12 +254,27 @@ class Optimizer:
 
 def update_all(self: Optimizer, ok: Array | None) -> None:
     """Optimizer.update: all runs, and the working copy after them."""
-    kept = [(array, array.copy()) for array in (self.params.master, *self.state.values()) if ok is not None]
-    self.update_runs()
+    params = self.params
+    kept = [(array, array.copy()) for array in (params.master, *self.state.values()) if ok is not None]
+    rule = self.backend.rule(type(self).update_run)
+    kernel = getattr(rule, "__wrapped__", rule) is not type(self).update_run
+    block = max(self.BLOCK, len(params.master)) if kernel else self.BLOCK  # a kernel makes no temporaries
+    for start, stop, setting, decay, alone in self.runs:
+        scalars = self.scalars[setting]
+        if alone:
+            arrays = params.master, params.grad, *self.state.values()
+            value, grad, *states = (array[start:stop].reshape(alone.param.shape) for array in arrays)
+            update_param = self.backend.rule(type(self).update_param)
+            update_param(self, alone.param, value, grad, dict(zip(self.state, states, strict=True)), scalars, decay)
+            continue
+        for low in range(start, stop, block):
+            part = slice(low, min(low + block, stop))
+            state = {name: flat[part] for name, flat in self.state.items()}
+            rule(self, params.master[part], params.grad[part], state, scalars, decay)
     for array, before in kept:
         array[...] = self.xp.where(ok, array, before)
-    if self.params.value is not self.params.master:
-        self.params.value[...] = self.params.master
+    if params.value is not params.master:
+        params.value[...] = params.master
 
 
 def check_params(taker: object, params: object) -> None:
