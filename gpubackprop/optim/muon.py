@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from math import sqrt
+from math import prod, sqrt
 from typing import Literal
 
 from gpubackprop.backend import Array, Backend
@@ -72,6 +72,12 @@ class Muon(AdamW):
         """AdamW's own learning rate and weight decay for what is no matrix."""
         return super().rates(segment) if self.alone(segment) else (self.adamw_lr, self.adamw_weight_decay)
 
+    def factor(self, param: Param) -> float:
+        """f, of a param that is updated as a matrix."""
+        rows = param.torch_shape[0]
+        columns = prod(param.shape) // rows
+        return sqrt(max(1, rows / columns)) if self.adjust_lr_fn == "original" else 0.2 * sqrt(max(rows, columns))
+
     def keeps(self, state: str, segment: Segment) -> bool:
         """A matrix has a running mean alone."""
         return state == "exp_avg" or not self.alone(segment)
@@ -97,12 +103,10 @@ class Muon(AdamW):
         rows = param.torch_shape[0]
         matrix = param.to_torch(direction).reshape(rows, -1)
         step = orthogonal(self.backend, matrix, self.ns_coefficients, self.ns_steps, self.ns_eps)
-        sides = rows, matrix.shape[1]
-        factor = sqrt(max(1, rows / sides[1])) if self.adjust_lr_fn == "original" else 0.2 * sqrt(max(sides))
         back = sorted(range(len(param.layout)), key=param.layout.__getitem__)
         if decay:
             value *= shrink
-        value -= lr * factor * step.reshape(param.torch_shape).transpose(back)
+        value -= lr * self.factor(param) * step.reshape(param.torch_shape).transpose(back)
 
 
 def orthogonal(b: Backend, matrix: Array, coefficients: Quintic, steps: int, eps: float) -> Array:

@@ -6,11 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpubackprop.backend import HostArray
+from gpubackprop.backend import Backend, HostArray
 from gpubackprop.kernels.cuda.grid import BLOCKS, THREADS
 from gpubackprop.optim.optimizer import Run
 
 STEP = 4 * THREADS  # numbers: of float32 what a block's threads read at once
+
+
+class Chunks:
+    """The chunks of some runs on a device.
+
+    table   (C, 4) int64
+    first   (R + 1,) int32, the first chunk of each run, and how many there are
+    """
+
+    def __init__(self, b: Backend, runs: Sequence[Run]) -> None:
+        rows = chunks(runs)
+        first = np.searchsorted(rows[:, 3], np.arange(len(runs) + 1)).astype(np.int32)
+        self.count, self.table, self.first = len(rows), b.from_host(rows), b.from_host(first)
 
 
 def chunks(runs: Sequence[Run]) -> HostArray:

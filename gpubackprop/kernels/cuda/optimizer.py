@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from gpubackprop.backend import Array
-from gpubackprop.kernels.cuda.chunks import chunks
+from gpubackprop.kernels.cuda.chunks import Chunks
 from gpubackprop.kernels.cuda.driver import NULL, Source
 from gpubackprop.kernels.cuda.grid import THREADS, elementwise
 from gpubackprop.kernels.cuda.kernel import rule
@@ -70,25 +70,33 @@ FORMS: dict[Callable[..., None], Form] = {
     Lookahead.update_run: Form(lambda _: "Lookahead", ("slow_params",)),
 }
 
-#: By the `update_param` that it stands in for, whole(optimizer, runs, kept, ok): all params that are updated by
-#: themselves. `kept` is for what it wants to know again at the next step.
-Whole: TypeAlias = Callable[[Any, Sequence[Run], dict[str, Any], Array], None]
-ALONE: dict[Callable[..., None], Whole] = {}
+
+class Whole(Protocol):
+    """Updates the params that are updated by themselves, all of them; `runs` are theirs."""
+
+    fits: bool  #: whether it can
+
+    def __init__(self, own: Any, runs: Sequence[Run]) -> None: ...
+
+    def __call__(self, own: Any, ok: Array) -> None:
+        """One update, unless not ok."""
+
+
+ALONE: dict[Callable[..., None], type[Whole]] = {}  #: by the `update_param` that it stands in for
 
 
 class _Plan:
     """What is known of an optimizer before its first step."""
 
     def __init__(self, own: Optimizer) -> None:
-        runs = [run for run in own.runs if not run.alone]
-        self.alone = [run for run in own.runs if run.alone]
-        self.form, self.whole = FORMS.get(type(own).update_run), ALONE.get(type(own).update_param)
+        runs, alone = ([run for run in own.runs if bool(run.alone) is each] for each in (False, True))
+        self.form, whole = FORMS.get(type(own).update_run), ALONE.get(type(own).update_param)
+        self.whole = whole(own, alone) if whole and alone else None
         # A user may have put an own formula in Adam's frame.
         adam = isinstance(own, Adam) and (type(own).means, type(own).decayed) != (Adam.means, Adam.decayed)
-        self.fits = not (adam or (runs and not self.form) or (self.alone and not self.whole))
-        self.kept: dict[str, Any] = {}
-        self.blocks = chunks(runs)
-        self.chunks = own.backend.from_host(self.blocks)
+        known = (not runs or self.form) and (not alone or (self.whole and self.whole.fits))
+        self.fits = bool(known) and not adam
+        self.chunks = Chunks(own.backend, runs)
 
 
 _PLANS: WeakKeyDictionary[Optimizer, _Plan] = WeakKeyDictionary()
@@ -106,18 +114,18 @@ def update_all(self: Optimizer, ok: Array | None) -> None:
         optimizer.update_all(self, ok)
         return
     b: Any = self.backend
-    if plan.form and len(plan.blocks):
+    if plan.form and plan.chunks.count:
         params, number, form = self.params, self.params.master.dtype.type, plan.form
         states = [self.state.get(name, NULL) for name in form.states]
         numbers = form.numbers(self)
         b.launch(
-            *(SOURCE, UPDATE.format(form.rule(self)), params.value.dtype, (len(plan.blocks),), (THREADS,)),
-            *(plan.chunks, params.master, working_copy(self), params.grad, *states, *[NULL] * (3 - len(states))),
+            *(SOURCE, UPDATE.format(form.rule(self)), params.value.dtype, (plan.chunks.count,), (THREADS,)),
+            *(plan.chunks.table, params.master, working_copy(self), params.grad, *states, *[NULL] * (3 - len(states))),
             *(self.scalars, NULL if ok is None else ok, *map(number, (*numbers, 0, 0, 0)[:3])),
             *(np.int32(form.form(self)), np.int32(self.scalars.shape[1])),
         )
-    if plan.whole and plan.alone:
-        plan.whole(self, plan.alone, plan.kept, NULL if ok is None else ok)
+    if plan.whole:
+        plan.whole(self, NULL if ok is None else ok)
 
 
 def follow(b: Any, mean: Array, value: Array, share: Array) -> None:

@@ -18,7 +18,7 @@ from tests.kernels.cuda.rows import needs_compiler
 from tests.optim.specs import ROWS, lr_of
 
 pytestmark = needs_compiler
-# LAMB's and Muon's own: test_whole_params.py. SAM's update is that of the optimizer in it.
+# LAMB's and Muon's own: test_alone.py. SAM's update is that of the optimizer in it.
 FLAT = [spec for spec in ROWS if spec.cls.update_run in optimizer.FORMS and spec.cls not in (LAMB, SAM)]
 each_row = pytest.mark.parametrize("spec", FLAT, ids=str)
 SIZES = (1, 30, 1500, 77, 3, 1100)
