@@ -84,7 +84,8 @@ __global__ void none(const int* bad, bool* ok, int parts) {
 
 // The next step's scale; counts (3,): good steps since it changed, steps left out in a row, steps left out. One thread.
 template <typename T>
-__global__ void rescale(T* scale, int* counts, const bool* ok, T growth, T backoff, int interval, T smallest, T largest) {
+__global__ void rescale(T* scale, int* counts, const bool* ok, T growth, T backoff, int interval, T smallest,
+                        T largest) {
   T next = *scale;
   if (*ok) {
     counts[0]++;

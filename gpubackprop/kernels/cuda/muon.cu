@@ -1,5 +1,6 @@
-// Muon's matrices: a block for each chunk of the flat buffers, all matrices in a launch. Formula: optim/muon.py. Between
-// `scale` and `step` come the products; what is orthogonalised lies in an array `x`, at shift[run] from a number's place.
+// Muon's matrices: a block for each chunk of the flat buffers, all matrices in a launch. Formula: optim/muon.py.
+// Between `scale` and `step` come the products; what is orthogonalised lies in an array `x`, at shift[run] from a
+// number's place.
 #include "common.cuh"
 #include "chunks.cuh"
 
@@ -45,8 +46,8 @@ __global__ void scale(const long long* chunks, const int* first, const long long
   });
 }
 
-// a·I + b·G + c·G², in the place of G²: gram and square (B, side, side), n numbers in all. With a·I in it a product with X
-// gives the whole of the next X.
+// a·I + b·G + c·G², in the place of G²: gram and square (B, side, side), n numbers in all. With a·I in it a product
+// with X gives the whole of the next X.
 template <typename T>
 __global__ void polynomial(const Acc<T>* gram, Acc<T>* square, Acc<T> a, Acc<T> b, Acc<T> c, long long side, long long
                            n) {
@@ -63,8 +64,8 @@ __global__ void polynomial(const Acc<T>* gram, Acc<T>* square, Acc<T> a, Acc<T> 
 
 // w ← keep·w - lr·factor[run]·x, and the working copy unless it is missing;  scalars: three others, keep, lr, share
 template <typename T>
-__global__ void step(const long long* chunks, const long long* shift, Acc<T>* master, T* value, const Acc<T>* x, const
-                     Acc<T>* factor, const Acc<T>* scalars, const bool* ok, int width) {
+__global__ void step(const long long* chunks, const long long* shift, Acc<T>* master, T* value, const Acc<T>* x,
+                     const Acc<T>* factor, const Acc<T>* scalars, const bool* ok, int width) {
   if (ok && !*ok) return;
   const Chunk chunk = chunk_of(chunks);
   const Acc<T> keep = scalars[chunk.setting * width + 3];

@@ -133,8 +133,8 @@ struct Adadelta {
   }
 };
 
-// g ← g + decay·w;  s ← alpha·s + (1 - alpha)·g²;  m ← m + (1 - alpha)·(g - m) and s - m² for s, where there is a second
-// state;  d = g / (√s + eps);  b ← momentum·b + d and b for d, where there is a third;  w ← w - lr·d
+// g ← g + decay·w;  s ← alpha·s + (1 - alpha)·g²;  m ← m + (1 - alpha)·(g - m) and s - m² for s, where there is a
+// second state;  d = g / (√s + eps);  b ← momentum·b + d and b for d, where there is a third;  w ← w - lr·d
 // scalars: lr, decay, momentum;  a, b, c: alpha, 1 - alpha, eps
 template <typename T>
 struct RMSprop {
@@ -175,9 +175,9 @@ struct Lookahead {
 // All arrays of numbers (P,), states that there are none of missing; scalars (settings, width). The params' working copy
 // `value` is written beside master, unless it is missing. Nothing happens where not ok.
 template <typename T, template <typename> class Rule>
-__global__ void update(const long long* chunks, Acc<T>* master, T* value, const Acc<T>* grad, Acc<T>* first, Acc<T>* second,
-                       Acc<T>* third, const Acc<T>* scalars, const bool* ok, Acc<T> a, Acc<T> b, Acc<T> c, int form,
-                       int width) {
+__global__ void update(const long long* chunks, Acc<T>* master, T* value, const Acc<T>* grad, Acc<T>* first,
+                       Acc<T>* second, Acc<T>* third, const Acc<T>* scalars, const bool* ok, Acc<T> a, Acc<T> b,
+                       Acc<T> c, int form, int width) {
   if (ok && !*ok) return;
   constexpr int states = Rule<Acc<T>>::states;
   const Chunk chunk = chunk_of(chunks);
