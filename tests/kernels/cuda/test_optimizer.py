@@ -10,7 +10,7 @@ from ml_dtypes import bfloat16
 
 from gpubackprop.backend import NumpyBackend
 from gpubackprop.kernels.cuda import chunks, optimizer
-from gpubackprop.optim import LAMB, SAM, SGD, Adam, WeightAverage
+from gpubackprop.optim import LAMB, SAM, SGD, Adam, RMSprop, WeightAverage
 from gpubackprop.optim.optimizer import Run
 from gpubackprop.parameters import Param, Parameters
 from tests.kernels.cuda.device import ORDERS, TestDevice
@@ -111,12 +111,25 @@ def test_a_step_that_does_not_count_changes_nothing(spec):
 
 @each_row
 def test_a_nan_in_the_gradient_is_not_hidden(spec):
+    found = []
+    for b in (TestDevice(), NumpyBackend()):
+        ours = made(spec, b, np.float32)
+        train(ours, 1)
+        ours.params.segments[2].param.grad[3] = np.nan
+        ours.step()
+        found.append({name: np.isnan(a) for name, a in arrays_of(ours).items()})
+    assert found[0]["master"].sum() == 1
+    assert all(np.array_equal(found[0][name], where) for name, where in found[1].items())
+
+
+def test_a_variance_that_rounding_makes_negative_is_zero():
     b = TestDevice()
-    ours = made(spec, b, np.float32)
-    train(ours, 1)
-    ours.params.segments[2].param.grad[3] = np.nan
-    ours.step()
-    assert np.isnan(b.to_host(ours.params.master)).sum() == 1
+    params = Parameters({"w": Param((500,), lambda rng, shape: rng.normal(size=shape))}, b, np.float32, seed=1)
+    ours = RMSprop(params, alpha=0.5, centered=True)
+    params.grad[...] = params.master
+    for _ in range(40):
+        ours.step()
+    assert np.isfinite(b.to_host(params.master)).all()
 
 
 def test_a_rule_of_the_users_own_is_not_replaced():
