@@ -8,39 +8,23 @@ run at once; and every choice of grid and block as to its speed.
 
 A family is a `.cu` file and the `.py` file of its name, which enters pairs and rules into the table of `kernel.py`;
 `common.cuh` is what the sources share, `philox.cuh` draws random numbers, `lines.cuh` sums down columns, `totals.cuh`
-says how losses count. `driver.py` compiles, `capture.py` makes a step a CUDA graph, `feed.py` brings it data,
-`cublaslt.py` and `matmul*.py` multiply.
+says how losses count. What works on the flat buffers does so by the tables of `chunks.py`, all params in a launch.
+`driver.py` compiles, `capture.py` makes a step a CUDA graph, `feed.py` brings it data, `cublaslt.py` and `matmul*.py`
+multiply.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from pkgutil import iter_modules
 
 from gpubackprop.backend import Backend
-
-FAMILIES = (
-    "activation",
-    "arithmetic",
-    "class_loss",
-    "dropout",
-    "embedding",
-    "gated",
-    "layer_norm",
-    "loss",
-    "mask",
-    "matmul_linear",
-    "noise",
-    "optimizer",
-    "position",
-    "prelu",
-    "score_loss",
-)
 
 
 def load(index: int = 0) -> Backend:
     """GPU number `index` with all kernels. Raises DeviceError where it, or a library, cannot be used."""
-    for family in FAMILIES:
-        import_module(f"{__name__}.{family}")
+    for module in iter_modules(__path__):  # each family enters its own into the table
+        import_module(f"{__name__}.{module.name}")
     from gpubackprop.kernels.cuda.backend import CudaBackend
 
     return CudaBackend(index)

@@ -8,25 +8,15 @@ from ml_dtypes import bfloat16
 
 from gpubackprop.backend import NumpyBackend
 from gpubackprop.kernels.cuda import chunks
-from gpubackprop.kernels.cuda.cublaslt import Library
-from gpubackprop.kernels.cuda.matmul import Multiplier
 from gpubackprop.optim import LAMB, Muon
 from gpubackprop.parameters import Param, Parameters
-from tests.kernels.cuda.cublaslt_double import CublasLtDouble
-from tests.kernels.cuda.device import ORDERS, TestDevice
+from tests.kernels.cuda.device import ORDERS, TestDevice, inside_step
 from tests.kernels.cuda.rows import needs_compiler
 from tests.optim.specs import ROWS, draw, lr_of
 
 pytestmark = needs_compiler
 WHOLE = [spec for spec in ROWS if spec.cls in (LAMB, Muon)]
 each_row = pytest.mark.parametrize("spec", WHOLE, ids=str)
-
-
-def device(order="forward"):
-    b = TestDevice(order)
-    b.double = CublasLtDouble()
-    b.multiply = Multiplier(Library(b.double), lambda array: array._host.ctypes.data)
-    return b
 
 
 def normal(rng, shape):
@@ -69,13 +59,12 @@ def segments_that_keep(optimizer, state):
 
 
 def train(optimizer, steps):
-    b = optimizer.backend
     for step in range(steps):
         draw(optimizer.params, step)
         optimizer.params.grad[...] = optimizer.params.grad.astype(np.float32)
         optimizer.lr = lr_of(optimizer.base_lr, step)
         optimizer.prepare()
-        b.capture(optimizer.update)()
+        inside_step(optimizer.update)()
     return arrays_of(optimizer)
 
 
@@ -83,7 +72,7 @@ def train(optimizer, steps):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
 def test_an_update_equals_the_reference_in_any_order_of_threads(spec, dtype, monkeypatch):
     monkeypatch.setattr(chunks, "STEP", 256)  # so that a param has several chunks
-    devices = [device(order) for order in ORDERS]
+    devices = [TestDevice(order) for order in ORDERS]
     found = [train(made(spec, b, dtype), 2) for b in devices]
     reference = made(spec, NumpyBackend(), np.float64)
     reference.params.master[...] = made(spec, NumpyBackend(), dtype).params.master
@@ -94,44 +83,47 @@ def test_an_update_equals_the_reference_in_any_order_of_threads(spec, dtype, mon
 
 
 def test_there_are_few_launches_and_products():
-    b = device()
+    b = TestDevice()
     train(made(WHOLE[0], b, np.float32), 2)
-    assert b.driver.launches == 4
-    assert not b.double.calls
-    b = device()
+    assert b.double.launches == 4
+    assert not b.double.products.calls
+    b = TestDevice()
     muon = next(spec for spec in WHOLE if spec.cls is Muon)
-    train(made(muon, b, np.float32), 1)
+    ours = made(muon, b, np.float32)
+    train(ours, 1)
     shapes = 5  # of six matrices
-    assert b.driver.launches == 1 + 3 + 5 * shapes
-    assert len(b.double.calls) == 3 * 5 * shapes
+    assert b.double.launches == 1 + 3 + 5 * shapes
+    before = len(b.double.products.calls)  # the first step measured algorithms too
+    train(ours, 1)
+    assert len(b.double.products.calls) - before == 3 * 5 * shapes
 
 
 @each_row
 @pytest.mark.parametrize("working", [np.float16, bfloat16], ids=["float16", "bfloat16"])
 def test_the_working_copy_is_written_too(spec, working):
-    ours = made(spec, device(), np.float32, working)
+    ours = made(spec, TestDevice(), np.float32, working)
     found = train(ours, 2)
-    wanted = train(made(spec, device(), np.float32), 2)
+    wanted = train(made(spec, TestDevice(), np.float32), 2)
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
     assert np.array_equal(ours.backend.to_host(ours.params.value), wanted["master"].astype(working))
 
 
 @each_row
 def test_a_step_that_does_not_count_changes_nothing(spec):
-    b = device()
+    b = TestDevice()
     ours = made(spec, b, np.float32, np.float16)
     before = train(ours, 1) | {"value": b.to_host(ours.params.value)}
     ours.params.grad[5] = np.inf
     for counts in (False, True):
         ours.prepare()
-        b.capture(ours.update)(b.from_host(np.array(counts)))
+        inside_step(ours.update)(b.from_host(np.array(counts)))
         after = arrays_of(ours) | {"value": b.to_host(ours.params.value)}
         assert all(np.array_equal(after[name], before[name], equal_nan=True) for name in before) is not counts
 
 
 @each_row
 def test_a_nan_in_a_gradient_is_not_hidden(spec):
-    ours = made(spec, device(), np.float32)
+    ours = made(spec, TestDevice(), np.float32)
     train(ours, 1)
     segment = ours.params.segments[4]
     segment.param.grad[3, 2] = np.nan
@@ -144,7 +136,7 @@ def test_a_nan_in_a_gradient_is_not_hidden(spec):
 
 def test_a_matrix_that_lies_otherwise_is_left_to_the_reference():
     found = []
-    for b in (device(), NumpyBackend()):
+    for b in (TestDevice(), NumpyBackend()):
         params = Parameters({"w": Param((2, 3, 4), normal, layout=(1, 0, 2))}, b, np.float64, seed=1)
         draw(params, 0)
         Muon(params).step()

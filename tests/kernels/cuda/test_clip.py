@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gpubackprop.backend import NumpyBackend
 from gpubackprop.kernels.cuda import grid
 from gpubackprop.optim import LossScale, clip, scale
-from tests.kernels.cuda.device import ORDERS, TestDevice
+from tests.kernels.cuda.device import ORDERS, TestDevice, inside_step
 from tests.kernels.cuda.rows import needs_compiler
 
 pytestmark = needs_compiler
@@ -25,7 +25,7 @@ def both(function, grad, *args, order="forward"):
     ours, wanted = b.from_host(grad), grad.astype(np.float64)
     kernel = b.rule(function)
     assert kernel is not function
-    found = b.capture(kernel)(b, ours, *args)
+    found = inside_step(kernel)(b, ours, *args)
     assert found is None or (found.shape == () and found.dtype == grad.dtype)
     with np.errstate(invalid="ignore"):
         right = function(NUMPY, wanted, *args)
@@ -91,12 +91,12 @@ def test_loss_scaling_equals_the_reference(order, place, bad, monkeypatch):
     for device in (b, reference):
         ours, state = device.from_host(grad.copy()), LossScale(device, 2.0**-3)  # 3e38 overflows
         with np.errstate(over="ignore"):
-            ok = device.capture(state.unscale_and_check)(device, ours)
+            ok = inside_step(state.unscale_and_check)(device, ours)
         assert (ok.shape, ok.dtype) == ((), bool)
         results.append((bool(ok), device.to_host(ours)))
     assert results[0][0] is results[1][0] is (bad == 0)
     assert np.array_equal(results[0][1], results[1][1], equal_nan=True)
-    assert b.driver.launches == 2
+    assert b.double.launches == 2
 
 
 @pytest.mark.parametrize("first", [LossScale.SMALLEST, 2.0**16, LossScale.LARGEST])
@@ -107,6 +107,6 @@ def test_the_scale_goes_as_the_references_does(first):
     for counts in steps:
         states = []
         for each in scales:
-            each.backend.capture(each.update)(each.backend.from_host(np.array(counts)))
+            inside_step(each.update)(each.backend.from_host(np.array(counts)))
             states.append(each.state_dict())
         assert all(np.array_equal(states[0][name], states[1][name]) for name in LossScale.STATE)

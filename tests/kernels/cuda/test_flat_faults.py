@@ -17,26 +17,22 @@ from tests.kernels.cuda.test_faults import ROOT, broken
 pytestmark = needs_compiler
 RUN = """
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from gpubackprop.optim import LossScale, clip
-from tests.kernels.cuda import device, test_alone, test_noise, test_optimizer
+from tests.kernels.cuda import test_alone, test_noise, test_optimizer
+from tests.kernels.cuda.device import TestDevice
 
-
-class Sanitized(device.HostDriver):
-    def __init__(self, order):
-        super().__init__(order, folder=Path(sys.argv[1]), sanitize=True)
-
-
-device.HostDriver = Sanitized
+device = partial(TestDevice, folder=Path(sys.argv[1]), sanitize=True)
 for spec in test_optimizer.FLAT[::3]:
-    test_optimizer.train(test_optimizer.made(spec, device.TestDevice(), np.float32, np.float16), 1)
+    test_optimizer.train(test_optimizer.made(spec, device(), np.float32, np.float16), 1)
 for spec in test_alone.WHOLE[::3]:
-    test_alone.train(test_alone.made(spec, test_alone.device(), np.float32, np.float16), 1)
-test_noise.noisy(device.TestDevice(), np.float32, 3)
-b = device.TestDevice()
+    test_alone.train(test_alone.made(spec, device(), np.float32, np.float16), 1)
+test_noise.noisy(device(), np.float32, 3)
+b = device()
 for size in (1, 64, 3001):
     grad = b.from_host(np.ones(size, np.float32))
     scale = LossScale(b)

@@ -9,7 +9,7 @@ from gpubackprop.backend import NumpyBackend
 from gpubackprop.kernels.cuda import chunks
 from gpubackprop.optim import GradientNoise
 from gpubackprop.parameters import Param, Parameters
-from tests.kernels.cuda.device import ORDERS, TestDevice
+from tests.kernels.cuda.device import ORDERS, TestDevice, inside_step
 from tests.kernels.cuda.rows import needs_compiler
 
 pytestmark = needs_compiler
@@ -25,7 +25,7 @@ def noisy(b, dtype, step):
     noise = GradientNoise(params, eta=0.3, seed=2**40 + 5)
     noise.prepare(3)
     add = b.rule(GradientNoise.add)
-    b.capture(add)(noise, step if isinstance(step, int) else b.from_host(step))
+    inside_step(add)(noise, step if isinstance(step, int) else b.from_host(step))
     return b.to_host(params.grad)
 
 
@@ -37,5 +37,5 @@ def test_noise_equals_the_reference(order, dtype, step, monkeypatch):
     b = TestDevice(order)
     assert b.rule(GradientNoise.add) is not GradientNoise.add
     found = noisy(b, dtype, step)
-    assert b.driver.launches == 1
+    assert b.double.launches == 1
     np.testing.assert_allclose(found, noisy(NumpyBackend(), dtype, step), rtol=2e-6, atol=2e-6)

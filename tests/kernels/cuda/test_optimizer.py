@@ -13,7 +13,7 @@ from gpubackprop.kernels.cuda import chunks, optimizer
 from gpubackprop.optim import LAMB, SAM, SGD, Adam, RMSprop, WeightAverage
 from gpubackprop.optim.optimizer import Run
 from gpubackprop.parameters import Param, Parameters
-from tests.kernels.cuda.device import ORDERS, TestDevice
+from tests.kernels.cuda.device import ORDERS, TestDevice, inside_step
 from tests.kernels.cuda.rows import needs_compiler
 from tests.optim.specs import ROWS, lr_of
 
@@ -54,12 +54,11 @@ def arrays_of(optimizer):
 
 
 def train(optimizer, steps):
-    b = optimizer.backend
     for step in range(steps):
         give_gradients(optimizer, step)
         optimizer.lr = lr_of(optimizer.base_lr, step)
         optimizer.prepare()
-        b.capture(optimizer.update)()
+        inside_step(optimizer.update)()
     return arrays_of(optimizer)
 
 
@@ -74,7 +73,7 @@ def test_every_rule_is_used():
 def test_an_update_equals_the_reference_in_any_order_of_threads(spec, dtype):
     devices = [TestDevice(order) for order in ORDERS]
     found = [train(made(spec, b, dtype), 3) for b in devices]
-    assert all(b.driver.launches == (6 if spec.inner else 3) for b in devices), "more than one launch for each update"
+    assert all(b.double.launches == (6 if spec.inner else 3) for b in devices), "more than one launch for each update"
     reference = made(spec, NumpyBackend(), np.float64)
     reference.params.master[...] = made(spec, NumpyBackend(), dtype).params.master
     for name, wanted in train(reference, 3).items():
@@ -89,7 +88,7 @@ def test_the_working_copy_is_written_by_the_same_launch(spec, working):
     b = TestDevice()
     ours = made(spec, b, np.float32, working)
     found = train(ours, 2)
-    assert b.driver.launches == (4 if spec.inner else 2)
+    assert b.double.launches == (4 if spec.inner else 2)
     wanted = train(made(spec, TestDevice(), np.float32), 2)
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
     assert np.array_equal(b.to_host(ours.params.value), wanted["master"].astype(working))
@@ -103,7 +102,7 @@ def test_a_step_that_does_not_count_changes_nothing(spec):
     ours.params.grad[70] = np.inf
     for counts in (False, True):
         ours.prepare()
-        b.capture(ours.update)(b.from_host(np.array(counts)))
+        inside_step(ours.update)(b.from_host(np.array(counts)))
         after = arrays_of(ours) | {"value": b.to_host(ours.params.value)}
         same = [np.array_equal(after[name], before[name], equal_nan=True) for name in before]
         assert all(same) is not counts
@@ -146,7 +145,7 @@ def test_a_rule_of_the_users_own_is_not_replaced():
         params = Parameters({"w": Param((50,), lambda rng, shape: rng.normal(size=shape))}, b, np.float64, seed=1)
         before = b.to_host(params.master)[:50] + change
         cls(params).step()
-        assert b.driver.launches == 0
+        assert b.double.launches == 0
         assert np.array_equal(b.to_host(params.master)[:50], before)
 
 
@@ -182,9 +181,9 @@ def test_an_average_follows(order):
     for step in range(3):
         average.prepare(step)
         train(ours, 1)
-        before = b.driver.launches
-        b.capture(average.update)()
-        assert b.driver.launches == before + 1
+        before = b.double.launches
+        inside_step(average.update)()
+        assert b.double.launches == before + 1
         value = b.to_host(ours.params.master)
         wanted = value if wanted is None else 0.75 * wanted + 0.25 * value
         np.testing.assert_allclose(b.to_host(average.value), wanted, rtol=1e-13)
