@@ -209,10 +209,8 @@ class Optimizer:
         return evaluate()
 
     def update(self, ok: Array | None = None) -> None:
-        """The device's half of a step; where `ok`, a bool of shape () on the device, is false nothing changes.
-
-        Not even then does the host know of it: `steps`, and what is computed of it, counts the step all the same.
-        """
+        """The device's half of a step; where `ok`, a bool of shape () on the device, is false nothing changes there.
+        The host does not know: `steps`, and what is computed of it, counts the step all the same."""
         self.backend.rule(update_all)(self, ok)
 
     def state_dict(self) -> dict[str, HostArray]:
