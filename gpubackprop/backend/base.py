@@ -30,6 +30,8 @@ class Backend:
     #: bytes: intermediate results of about this size are quickest. On a CPU they stay in the cache.
     scratch: int = 2 << 20
 
+    #: whether work goes on after it was asked for, so that nothing in a step may look at values
+    asynchronous: bool = False
     fuses: bool = False  #: whether ops that do several layers' work are quicker here
 
     def pair(self, op: Any, arrays: Sequence[Any], options: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ class CupyBackend(Backend):
     """GPU number `index`. Raises DeviceError with CUDA's own reason where it cannot be used."""
 
     name = "cupy"
+    asynchronous = True
     scratch = 256 << 20  # a GPU wants few large launches
 
     def __init__(self, index: int = 0) -> None:

@@ -295,6 +295,7 @@ class StrictBackend(Backend):
     """The test device; arithmetic, and so every result, is NumPy's own."""
 
     name, device = "strict", "strict"
+    asynchronous = True
 
     def __init__(self) -> None:
         self.xp = StrictNamespace()

@@ -53,6 +53,10 @@ class RepeatedStep:
         """Whether a replay can be fed such an array."""
         raise NotImplementedError(f"{type(self).__name__}.takes")
 
+    def may_repeat(self, arrays: Sequence[tuple[str, Any]]) -> bool:
+        """Whether batches of such parts can be replayed."""
+        return all(self.takes(a) for _, a in arrays)
+
     def around(self) -> AbstractContextManager[Any]:
         """Around every step that is run as it is, and around the one that is caught."""
         return nullcontext()
@@ -88,8 +92,8 @@ class RepeatedStep:
             if found != "new":
                 return self.step(self.prepare(batches))
             reason = foreign(self.made_of())
-            if not reason and not self._may_repeat(arrays):
-                reason = "its batches are not arrays of inputs and targets alone"
+            if not reason and not self.may_repeat(arrays):
+                reason = f"batches of {', '.join(name for name, _ in arrays)} are not replayed"
             self.found[key] = reason
             with nullcontext() if reason else self.before():
                 return self.step(self.prepare(batches))
@@ -106,11 +110,6 @@ class RepeatedStep:
         outputs, replay = self.catch(batches)
         self.found[key] = replay if isinstance(replay, str) else (replay, Watch(self.made_of()))
         return outputs
-
-    def _may_repeat(self, arrays: Sequence[tuple[str, Any]]) -> bool:
-        """Masks and weights change what the layers do with their shapes, outside of launches; of several targets the
-        values are looked at by each head's loss."""
-        return all(self.takes(a) and (name == "targets" or name.startswith("inputs")) for name, a in arrays)
 
 
 def arrays_of(batches: Batches) -> list[tuple[str, Any]]:

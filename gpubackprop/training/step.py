@@ -68,10 +68,11 @@ class TrainStep:
     def __call__(self, *data: Any) -> Array:
         """One update on (x, target), a batch, or a list of batches."""
         batches = as_batches(data)
-        if isinstance(self.loss, Elementwise):  # a replayed step would not look
+        if isinstance(self.loss, Elementwise) or self._backend.asynchronous:  # a replayed step would not look
             for batch in batches:
-                if type(targets := batch.get("targets")) is np.ndarray:
-                    self.loss.check_targets(targets)
+                targets = batch.get("targets")
+                if all(type(each) is np.ndarray for _, each in _named({"targets": targets})):
+                    self.loss.check_targets(targets)  # type: ignore[arg-type]  # arrays by head, where there are heads
         self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
         for part in (self.noise, self.average):
             if part is not None:
@@ -107,7 +108,7 @@ class TrainStep:
         losses, weight, tapes, self.carries[: len(batches)] = self.optimizer.gradient(evaluate)
         if any(self.carries):
             b.only_once("layers hand states on from step to step")
-        if not isinstance(self.loss, ByClass | Elementwise):
+        if not (b.asynchronous or isinstance(self.loss, ByClass | Elementwise)):
             b.only_once(f"{self.loss.name} looks at its targets")
         if isinstance(self.optimizer, Wrapper):
             b.only_once(f"{type(self.optimizer).__name__} does not do the same in every step")

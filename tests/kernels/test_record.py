@@ -321,7 +321,7 @@ def test_what_cannot_be_replayed_says_why():
     step = make(classifier(nn.ReLU))
     for x, y in draw((6,)):
         step({"inputs": x, "targets": y, "weight": np.ones(BATCH, np.float32)})
-    assert refusals(step) == ["its batches are not arrays of inputs and targets alone"]
+    assert refusals(step) == ["batches of inputs, targets, weight are not replayed"]
     step = make(classifier(lambda: nn.LSTM(None, 5, stateful=True), shape=(7, 6)))
     for batch in draw((7, 6)):
         step(*batch)

@@ -89,6 +89,11 @@ class RecordedStep(RepeatedStep):
         """NumPy's arrays."""
         return type(array) is np.ndarray
 
+    def may_repeat(self, arrays: Sequence[tuple[str, Any]]) -> bool:
+        """Masks and weights change what the layers do with their shapes, outside of launches; of several targets the
+        values are looked at by each head's loss."""
+        return super().may_repeat(arrays) and all(n == "targets" or n.startswith("inputs") for n, _ in arrays)
+
     @contextmanager
     def around(self) -> Iterator[None]:
         """About overflow a GPU is silent too: the trainer looks at losses."""
