@@ -105,9 +105,10 @@ class TrainStep:
             self.carries.clear()  # the states of other sequences: a step of what is left at the end of an epoch
         self.carries += [{} for _ in range(len(batches) - len(self.carries))]
         evaluate = partial(self.gradient, batches, self.carries[: len(batches)])
-        losses, weight, tapes, self.carries[: len(batches)] = self.optimizer.gradient(evaluate)
-        if any(self.carries):
+        losses, weight, tapes, carries = self.optimizer.gradient(evaluate)
+        if any(carries):
             b.only_once("layers hand states on from step to step")
+        self.carries[: len(batches)] = carries
         if not (b.asynchronous or isinstance(self.loss, ByClass | Elementwise)):
             b.only_once(f"{self.loss.name} looks at its targets")
         if isinstance(self.optimizer, Wrapper):

@@ -10,7 +10,7 @@ from gpubackprop.backend import Array
 from gpubackprop.backend.cuda import CupyBackend
 from gpubackprop.errors import UsageError
 from gpubackprop.kernels.cuda import cublaslt
-from gpubackprop.kernels.cuda.capture import CapturedStep, Captures
+from gpubackprop.kernels.cuda.capture import CapturedStep, Captures, Refused
 from gpubackprop.kernels.cuda.driver import REAL, Driver, Size, Source
 from gpubackprop.kernels.cuda.kernel import KERNELS, RULES
 from gpubackprop.kernels.cuda.matmul import Multiplier
@@ -115,8 +115,9 @@ class CudaBackend(CupyBackend):
         return float(self._cupy.cuda.get_elapsed_time(start, stop)) / repeats / 1000
 
     def only_once(self, reason: str) -> None:
-        """What runs now is for Python alone to know: a step that it is part of cannot be replayed."""
-        self.captures.refusals.append(reason)
+        """What runs now is for Python alone to know: a step that it is part of cannot be captured."""
+        if self.captures.capturing:
+            raise Refused(reason)
 
     def repeated(self, step: Any, prepare: Any, made_of: Callable[[], Iterable[object]]) -> CapturedStep:
         """`step`, captured as a CUDA graph at its second run on batches of the same shapes, and launched after that."""

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parents[2]
 
 
+class Refused(Exception):
+    """A step says that it must not be captured, and why."""
+
+
 class Captures:
-    """What is known of the step that is being captured, and who is told where it cannot be."""
+    """Whether a step is being captured, and who is told where it cannot be."""
 
     def __init__(self) -> None:
-        self.refusals: list[str] = []  #: why it must not be replayed
+        self.capturing = False
         self.say: Callable[[str], None] = _warn
 
 
@@ -79,13 +83,12 @@ class CapturedStep(RepeatedStep):
         """Capture the step, and launch it."""
         b = self.backend
         held = [self._copied(batch) for batch in self.prepare(batches)]
-        b.captures.refusals.clear()
         try:
             graph, outputs = self._capture(held)
-            reason = "; ".join(dict.fromkeys(b.captures.refusals))
         except Exception as error:
-            reason = f"{_place(error)}: {str(error) or type(error).__name__}".splitlines()[0]
-        if reason:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if not isinstance(error, Refused):
+                reason = f"{_place(error)}: {reason}"
             b.captures.say(f"steps are not captured as a CUDA graph, and are slower: {reason}")
             return self.step(held), reason
         replay = _Captured(b, graph, Feed(b.xp, [a for _, a in arrays_of(held)]), outputs)
@@ -95,12 +98,15 @@ class CapturedStep(RepeatedStep):
         stream = self.backend.stream
         with self.backend.xp.cuda.using_allocator(self.pool.malloc):
             stream.begin_capture()
+            self.backend.captures.capturing = True
             try:
                 outputs = self.step(held)
             except BaseException:
                 with suppress(Exception):  # the capture is invalid, which its end says again
                     stream.end_capture()
                 raise
+            finally:
+                self.backend.captures.capturing = False
             return stream.end_capture(), outputs
 
     def _copied(self, batch: Mapping[str, Any]) -> dict[str, Any]:
