@@ -85,6 +85,11 @@ __device__ bool aligned(const T*... array) {
   return ((reinterpret_cast<unsigned long long>(array) | ...) & 15) == 0;
 }
 
+// Which row of the grid's threads this thread is in: blocks are one row of whole warps, or several rows of one warp.
+__device__ inline long long row_of_threads() {
+  return static_cast<long long>(blockIdx.x) * blockDim.y + threadIdx.y;
+}
+
 // step(place) for all of n numbers of type T, shared among `threads` threads of which this is number `thread`: places
 // of 16 bytes where `wide`, and single numbers for what is left.
 template <typename T, typename Step>
@@ -102,7 +107,7 @@ __device__ void over_grid(long long n, bool wide, Step step) {
   over<T>(n, wide, static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x, threads, step);
 }
 
-// As above, shared among the threads of a one-dimensional block.
+// As above, shared among a row of a block's threads.
 template <typename T, typename Step>
 __device__ void over_block(long long n, bool wide, Step step) {
   over<T>(n, wide, threadIdx.x, blockDim.x, step);
@@ -125,8 +130,8 @@ struct Largest {
   __device__ static T join(T a, T b) { return b > a ? b : a; }
 };
 
-// All values of a one-dimensional block joined, for each of its threads. The block consists of whole warps; the order is
-// always the same, so that a result is too.
+// All values of a row of a block's threads joined, for each of them. The row is a warp, or all of the block and of whole
+// warps; the order is always the same, so that a result is too.
 template <typename Join, typename T>
 __device__ T block_join(T value) {
   __shared__ T warps[32];

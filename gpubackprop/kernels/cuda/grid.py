@@ -6,6 +6,7 @@ THREADS = 256
 BLOCKS = 2048  # a thread takes several turns beyond; the largest GPUs hold some 1100 such blocks at once
 PACK = 16  # bytes that a thread reads at once
 WARP = 32
+ONE_WARP = 512  # numbers of a row that one warp goes over, without barriers
 
 
 def elementwise(count: int, itemsize: int) -> tuple[tuple[int], tuple[int]]:
@@ -16,6 +17,14 @@ def elementwise(count: int, itemsize: int) -> tuple[tuple[int], tuple[int]]:
 def row_threads(width: int) -> tuple[int]:
     """The block that goes over a row of `width` numbers: whole warps, four numbers for each thread or more."""
     return (min(max(-(-width // (4 * WARP)), 1) * WARP, 512),)
+
+
+def rows_of_threads(count: int, width: int) -> tuple[tuple[int], tuple[int, ...]]:
+    """Grid and block for `count` rows of `width` numbers: a warp for a short row, several to a block; else a block."""
+    if width <= ONE_WARP:
+        lines = THREADS // WARP
+        return (-(-count // lines),), (WARP, lines)
+    return (count,), row_threads(width)
 
 
 COLUMNS, LINES = 32, 8  # the block of lines.cuh
