@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,6 +20,9 @@ from tests.kernels.cuda.cupy_double import CupyDouble
 from tests.kernels.cuda.host import ASAN, COMPILER, ORDERS, LaunchError
 
 __all__ = ["ASAN", "COMPILER", "ORDERS", "CudaBackend", "LaunchError", "TestDevice", "doubles", "inside_step"]
+
+for family in cuda.FAMILIES:  # first imported inside `doubles` they would be forgotten after it, and made once more
+    import_module(f"{cuda.__name__}.{family}")
 
 
 @contextmanager
