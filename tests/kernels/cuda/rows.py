@@ -21,6 +21,7 @@ needs_compiler = pytest.mark.skipif(
 )
 #: Largest errors by dtype. The short ones keep 8 and 11 bits of an output, and of what a backward pass goes on with.
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.5e-2}
+LARGER = {"rnn": 2, "gru": 4}  # times that, where a step goes on with what others have rounded
 FLOAT32 = ("gaussian_noise", "gaussian_sample")  # ops whose random numbers are of float32 and equal to rounding
 DTYPES = [np.float64, np.float32, np.float16, bfloat16]
 ROWS = [
@@ -73,7 +74,8 @@ def check(
         assert a.dtype == right, f"{name}: {a.dtype} came out"
     wide = {name: a.astype(np.float64) for name, a in found[0].items()}
     least = TOLERANCES["float32"] if spec.op.name in FLOAT32 else 0.0
-    harness.assert_close(wide, reference(spec, inputs), tolerance or max(TOLERANCES[dtype.name], least))
+    usual = TOLERANCES[dtype.name] * (1 if computed(dtype) == dtype else LARGER.get(spec.op.name, 1))
+    harness.assert_close(wide, reference(spec, inputs), tolerance or max(usual, least))
     for order, other in zip(orders, found, strict=True):
         for name, a in other.items():
             assert np.array_equal(a, found[0][name]), f"{name} depends on the order of the threads: {order}"
