@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 from unittest import mock
 
@@ -21,8 +22,8 @@ from tests.kernels.cuda.host import ASAN, COMPILER, ORDERS, LaunchError
 
 __all__ = ["ASAN", "COMPILER", "ORDERS", "CudaBackend", "LaunchError", "TestDevice", "doubles", "inside_step"]
 
-for family in cuda.FAMILIES:  # first imported inside `doubles` they would be forgotten after it, and made once more
-    import_module(f"{cuda.__name__}.{family}")
+for module in iter_modules(cuda.__path__):  # first imported inside `doubles`, each would be forgotten and made again
+    import_module(f"{cuda.__name__}.{module.name}")
 
 
 @contextmanager
