@@ -103,6 +103,7 @@ class CublasLtDouble:
     version: int = 131000
     gpu: bool = True
     device: Any = None  #: of cupy_double.py: what is captured is put off
+    interleaves: bool = False  #: whether rows of a batch's results may lie between each other; the header doesn't say
     memory: list[tuple[int, int]] | None = None
     calls: list[Call] = field(default_factory=list)
     asked: int = 0  #: how often for algorithms
@@ -209,7 +210,9 @@ class CublasLtDouble:
         require(shape_a[1] == shape_b[0], f"{shape_a} times {shape_b}")
         require((shape_a[0], shape_b[1]) == (d[ROWS], d[COLS]) == (c[ROWS], c[COLS]), "the result's shape")
         if d[BATCH] > 1:
-            require(d[STRIDE] >= (d[COLS] - 1) * d[LD] + d[ROWS], "the results of the batch overlap")
+            behind = d[STRIDE] >= (d[COLS] - 1) * d[LD] + d[ROWS]
+            between = d[STRIDE] >= d[ROWS] and d[LD] >= (d[BATCH] - 1) * d[STRIDE] + d[ROWS]
+            require(behind or (self.interleaves and between), "the results of the batch overlap")
         self._check_epilogue(desc, d, shape_a[1])
         described = [desc[n] for n in SIZES["MatmulDesc"] if n not in (BIAS, AUX)]
         described += [each[n] for each in (a, b, c, d) for n in SIZES["MatrixLayout"]]

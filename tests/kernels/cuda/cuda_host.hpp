@@ -37,6 +37,8 @@
 
 struct bfloat16;
 struct float16;
+using std::max;
+using std::min;
 
 struct Index {
   unsigned x, y, z;
@@ -258,6 +260,7 @@ template <> inline const char* type_name<unsigned long long> = "uint64";
 template <typename T>
 std::string parameter() {
   using Value = std::remove_pointer_t<T>;
+  if (!type_name<std::remove_const_t<Value>>) return "void" + std::to_string(8 * sizeof(T));  // NumPy's name of a struct
   return std::string(std::is_const_v<Value> ? "const " : "") + type_name<std::remove_const_t<Value>> +
          (std::is_pointer_v<T> ? "*" : "");
 }

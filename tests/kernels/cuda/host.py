@@ -82,7 +82,8 @@ def _sizes(size: tuple[int, ...], limits: tuple[int, ...], what: str) -> list[in
 def _value(argument: Any, wanted: str, what: str) -> np.ndarray[Any, Any]:
     """The value that cuLaunchKernel would be given the address of: a number, or an array's own address."""
     if not wanted.endswith("*"):
-        if not isinstance(argument, np.generic) or argument.dtype.name != wanted:
+        # CuPy takes a struct as an array () of its dtype.
+        if not isinstance(argument, np.generic | np.ndarray) or argument.shape or argument.dtype.name != wanted:
             raise LaunchError(f"{what}: the kernel takes a number of {wanted}, got {argument!r}")
         return np.array(argument)
     if isinstance(argument, np.uint64) and argument == 0:
