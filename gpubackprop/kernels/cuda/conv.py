@@ -171,14 +171,13 @@ def _columns(b: CudaBackend, x: Array, kernel: Sizes, out: Sizes, lie: Windows) 
 
 def _as_columns(x: Array, kernel: Sizes, out: Sizes, lie: Windows) -> Array | None:
     """x (N, *S, C) itself as (G, M, prod(K)·C/G), where its windows lie one behind the other and miss nothing."""
-    stride, padding, dilation, groups = lie
-    size = x.shape[1:-1]
-    if any(map(any, padding)) or any(d > 1 and k > 1 for d, k in zip(dilation, kernel, strict=True)):
+    (stride, padding, _, groups), size = lie, x.shape[1:-1]
+    if any(map(any, padding)):
         return None
     if max(kernel) == max(stride) == 1 and size == out:
         return _by_group(x, groups)
     behind = size[0] == out[0] * kernel[0] and (out[0] == 1 or stride[0] == kernel[0])
-    if groups > 1 or not behind or size[1:] != kernel[1:]:
+    if groups > 1 or not behind or size[1:] != kernel[1:]:  # so a dilated kernel has one cell
         return None
     return x.reshape(1, len(x) * out[0], prod(kernel) * x.shape[-1])
 
