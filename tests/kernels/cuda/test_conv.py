@@ -12,8 +12,9 @@ import gpubackprop as gbp
 from gpubackprop import nn
 from gpubackprop.kernels.cuda import conv as pairs
 from gpubackprop.kernels.cuda import direct
+from gpubackprop.kernels.cuda.im2col import Columns
 from gpubackprop.kernels.cuda.matmul import Multiplier
-from gpubackprop.ops.conv import conv, conv_transpose, output_size, transposed_size
+from gpubackprop.ops.conv import Windows, conv, conv_transpose, output_size, transposed_size
 from gpubackprop.ops.depthwise import depthwise_conv
 from gpubackprop.training.step import TrainStep
 from tests.kernels.cuda import rows
@@ -104,6 +105,16 @@ def test_samples_in_pieces_give_the_same_but_for_the_order_of_a_sum(monkeypatch,
         assert np.array_equal(at_once[name], in_pieces[name]), name
     whole, summed = (found["d1"].astype(np.float64) for found in (at_once, in_pieces))
     assert harness.error(summed, whole) <= tolerance, "a sum that was rounded after each piece is off by more"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16])
+def test_rows_of_columns_start_where_packs_do(dtype):
+    b = TestDevice()
+    x = b.from_host(arrays((2, 6, 6, 10), dtype=dtype)[0])
+    lie = Windows(**ONE, groups=2)
+    for _, piece in Columns(b, x, (3, 3), (6, 6), lie).pieces():
+        assert piece.shape == (2, 72, 45)
+        assert all(stride % 16 == 0 for stride in piece.strides[:2])
 
 
 def launched(monkeypatch, spec, inputs):
