@@ -14,9 +14,10 @@ from typing import Any
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cuda import direct
 from gpubackprop.kernels.cuda.backend import CudaBackend
+from gpubackprop.kernels.cuda.columns import column_sums
 from gpubackprop.kernels.cuda.cublaslt import Status, StatusError
 from gpubackprop.kernels.cuda.im2col import Columns
-from gpubackprop.kernels.cuda.kernel import computed, kernel, same_floats
+from gpubackprop.kernels.cuda.kernel import computed, kernel, rows_of, same_floats
 from gpubackprop.kernels.cuda.windows import LARGEST
 from gpubackprop.ops.conv import Padding, Sizes, Windows, conv, conv_transpose, output_size, transposed_size
 from gpubackprop.ops.depthwise import depthwise_conv
@@ -138,7 +139,7 @@ def _parameter_gradients(
     elif dweight is not None:
         _weight_gradient(b, x, dy, dweight, lie)
     if dbias is not None:
-        direct.channel_sums(b, upper, dbias)
+        column_sums(b, rows_of(upper), dbias)
     return dweight, dbias
 
 

@@ -185,8 +185,8 @@ __global__ void weight_strips(const T* x, const T* dy, Acc<T>* partial, Windows 
 
 constexpr int ADD_COLUMNS = 32, ADD_LINES = 8;  // the block of add_strips
 
-// dweight (weights,) and dbias (behind them in `partial`), each where it is not missing: partial (strips, n) summed
-// over the strips, always in the same order
+// dweight (weights,) and, of what is behind them, dbias: partial (strips, n) summed over the strips, always in the same
+// order
 template <typename T>
 __global__ void add_strips(const Acc<T>* partial, T* dweight, T* dbias, int strips, int weights, int n) {
   __shared__ Acc<T> totals[ADD_LINES][ADD_COLUMNS];
@@ -198,6 +198,6 @@ __global__ void add_strips(const Acc<T>* partial, T* dweight, T* dbias, int stri
   __syncthreads();
   if (threadIdx.y > 0 || i >= n) return;
   for (int line = 1; line < ADD_LINES; line++) total += totals[line][threadIdx.x];
-  if (i >= weights) dbias[i - weights] = total;
-  else if (dweight) dweight[i] = total;
+  if (i < weights) dweight[i] = total;
+  else dbias[i - weights] = total;
 }

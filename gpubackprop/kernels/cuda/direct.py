@@ -6,7 +6,6 @@ Letters as in ops/conv.py. What a kernel is quick for has not been measured, nor
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -63,37 +62,26 @@ def spread(b: CudaBackend, dy: Array, weight: Array, bias: Array | None, x: Arra
 
 
 def weight_gradient(b: CudaBackend, x: Array, dy: Array, dweight: Array, dbias: Array | None, lie: Windows) -> None:
-    """x (N, *S, C), dy (N, *P, O) -> dweight (*K, C/G, O); dbias (O,), the sum of dy, if wanted."""
-    _sums(b, x, dy, dweight, dbias, windows(x.shape[1:-1], dy.shape[1:-1], dweight.shape[:-2], lie), lie.groups)
+    """x (N, *S, C), dy (N, *P, O) -> dweight (*K, C/G, O); dbias (O,), the sum of dy, if wanted.
 
-
-def channel_sums(b: CudaBackend, x: Array, out: Array) -> None:
-    """x (N, *S, C) -> out (C,): windows of no cell."""
-    size = x.shape[1:-1]
-    none = tuple(0 for _ in size)
-    lie = Windows(none, tuple((0, 0) for _ in size), none, x.shape[-1])
-    _sums(b, x, x, None, out, windows(size, size, none, lie), lie.groups)
-
-
-def _sums(
-    b: CudaBackend, x: Array, dy: Array, dweight: Array | None, dbias: Array | None, lie: Any, groups: int
-) -> None:
-    """dweight and dbias, where they are not None: of strips of the windows, and these added in their order."""
-    outputs, dtype = dy.shape[-1], dy.dtype
-    taps, count = 0 if dweight is None else prod(dweight.shape[:-1]), prod(dy.shape[:-1])
+    Of strips of the windows, and these added in their order.
+    """
+    (*cells, group_in, outputs), dtype = dweight.shape, dy.dtype
+    taps, count = prod(cells) * group_in, prod(dy.shape[:-1])
     every = taps + (dbias is not None)
     packs = -(-outputs // (2 if dtype.itemsize == 8 else 4))
     columns = min(packs, WARP)
     tiles, deep = -(-packs // columns), -(-every // TAPS)
     strips = min(-(-count // (4 * (SUM_THREADS // columns))), max(BLOCKS // (tiles * deep), 1))
     partial = b.empty((strips, every, outputs), computed(dtype))
-    shape = groups, x.shape[-1] // groups, outputs // groups
+    shape = lie.groups, group_in, outputs // lie.groups
     b.launch(
-        *(SOURCE, WEIGHT_STRIPS, dtype, (tiles, strips, deep), (SUM_THREADS,), x, dy, partial, lie),
+        *(SOURCE, WEIGHT_STRIPS, dtype, (tiles, strips, deep), (SUM_THREADS,)),
+        *(x, dy, partial, windows(x.shape[1:-1], dy.shape[1:-1], tuple(cells), lie)),
         *map(np.int32, (*shape, dbias is not None, columns, count)),
     )
     b.launch(
-        *(SOURCE, ADD_STRIPS, dtype, (-(-every * outputs // ADD_COLUMNS),), (ADD_COLUMNS, ADD_LINES), partial),
-        *(NULL if each is None else each for each in (dweight, dbias)),
+        *(SOURCE, ADD_STRIPS, dtype, (-(-every * outputs // ADD_COLUMNS),), (ADD_COLUMNS, ADD_LINES)),
+        *(partial, dweight, NULL if dbias is None else dbias),
         *map(np.int32, (strips, taps * outputs, every * outputs)),
     )
