@@ -1,15 +1,28 @@
 // Layer and RMS norm of x (M, I), weight and bias (I,) or missing. RMS norm is layer norm whose mean is taken to be 0.
+// Where there is an r (M, I), x + r is what is normalised, and s (M, I) becomes it.
 #include "common.cuh"
 
 // mean = Σx / I (0 unless `centred`), rstd = 1 / √(Σ(x - mean)² / I + eps), y = (x - mean) rstd weight + bias
 // A block for each row. mean and rstd (M,) are kept.
 template <typename T>
-__global__ void forward(const T* x, const T* weight, const T* bias, T* y, Acc<T>* mean, Acc<T>* rstd, Acc<T> eps,
-                        int centred, long long width) {
+__global__ void forward(const T* x, const T* r, const T* weight, const T* bias, T* s, T* y, Acc<T>* mean, Acc<T>* rstd,
+                        Acc<T> eps, int centred, long long width) {
   const long long row = blockIdx.x;
   x += row * width;
   y += row * width;
-  const bool wide = aligned(x, y, weight, bias);
+  bool wide = aligned(x, y, weight, bias);
+  if (r) {
+    r += row * width;
+    s += row * width;
+    wide = wide && aligned(r, s);
+    over_block<T>(width, wide, [&](auto at) {
+      auto pack = load(x, at);
+      const auto other = load(r, at);
+      for (int k = 0; k < at.width; k++) pack.at[k] += other.at[k];
+      store(s, at, pack);
+    });
+    x = s;  // each thread reads what it wrote, from the nearest cache
+  }
   Acc<T> centre = 0;
   if (centred) {
     Acc<T> total = 0;
@@ -44,16 +57,17 @@ __global__ void forward(const T* x, const T* weight, const T* bias, T* y, Acc<T>
   }
 }
 
-// dx = rstd (dx̂ - Σdx̂ / I - x̂ Σ(dx̂ x̂) / I), x̂ = (x - mean) rstd, dx̂ = dy weight; the first sum 0 unless `centred`
-// A block for each row.
+// dx = rstd (dx̂ - Σdx̂ / I - x̂ Σ(dx̂ x̂) / I), x̂ = (x - mean) rstd, dx̂ = dy weight; the first sum 0 unless
+// `centred`; plus ds (M, I) where it is not missing: what comes to x + r past the norm. A block for each row.
 template <typename T>
-__global__ void backward(const T* x, const T* weight, const Acc<T>* mean, const Acc<T>* rstd, const T* dy, T* dx,
-                         int centred, long long width) {
+__global__ void backward(const T* x, const T* weight, const Acc<T>* mean, const Acc<T>* rstd, const T* dy, const T* ds,
+                         T* dx, int centred, long long width) {
   const long long row = blockIdx.x;
   x += row * width;
   dy += row * width;
   dx += row * width;
-  const bool wide = aligned(x, dy, dx, weight);
+  if (ds) ds += row * width;
+  const bool wide = aligned(x, dy, ds, dx, weight);
   const Acc<T> centre = mean[row], scale = rstd[row];
   Acc<T> total = 0, product = 0;
   over_block<T>(width, wide, [&](auto at) {
@@ -79,6 +93,10 @@ __global__ void backward(const T* x, const T* weight, const Acc<T>* mean, const 
     }
     for (int k = 0; k < at.width; k++)
       slope.at[k] = scale * (slope.at[k] - total - (from.at[k] - centre) * scale * product);
+    if (ds) {
+      const auto past = load(ds, at);
+      for (int k = 0; k < at.width; k++) slope.at[k] += past.at[k];
+    }
     store(dx, at, slope);
   });
 }

@@ -1,4 +1,4 @@
-"""Layer and RMS norm: a block for each row; the gradients of weight and bias are summed in strips of rows, then these.
+"""Layer and RMS norm, of a sum too: a block for each row; weight and bias get their gradients by strips of rows.
 
 Letters: M rows, I values of each.
 """
@@ -15,6 +15,7 @@ from gpubackprop.kernels.cuda.backend import CudaBackend
 from gpubackprop.kernels.cuda.driver import NULL, Source
 from gpubackprop.kernels.cuda.grid import THREADS, row_threads
 from gpubackprop.kernels.cuda.kernel import computed, kernel
+from gpubackprop.ops.add_norm import add_layer_norm, add_rms_norm
 from gpubackprop.ops.sample_norm import layer_norm, rms_norm
 from gpubackprop.tape import Slots
 
@@ -27,42 +28,83 @@ SOURCE = Source("layer_norm.cu", NAMES)
 
 
 def _norm(
-    b: CudaBackend, x: Array, weight: Array | None, bias: Array | None, axes: int, eps: float | None, centred: bool
-) -> tuple[Array, Any]:
+    b: CudaBackend,
+    x: Array,
+    r: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    axes: int,
+    eps: float | None,
+    centred: bool,
+) -> tuple[tuple[Array, Array], Any]:
+    """s, which is x itself where there is no r, and y."""
     shape, dtype = x.shape[x.ndim - axes :], x.dtype
     rows, width = prod(x.shape[: x.ndim - axes]), prod(shape)
     y, mean, rstd = b.empty(x.shape, dtype), *(b.empty((rows,), computed(dtype)) for _ in range(2))
-    weight = NULL if weight is None else weight
+    weight, s = NULL if weight is None else weight, x if r is None else b.empty(x.shape, dtype)
+    added = (NULL, NULL) if r is None else (r, s)
     small = computed(dtype).type(np.finfo(computed(dtype)).eps if eps is None else eps)
     b.launch(
         *(SOURCE, FORWARD, dtype, (rows,), row_threads(width)),
-        *(x, weight, NULL if bias is None else bias, y, mean, rstd, small, np.int32(centred), np.int64(width)),
+        *(x, added[0], weight, NULL if bias is None else bias, added[1], y, mean, rstd),
+        *(small, np.int32(centred), np.int64(width)),
     )
-    return y, (x, mean, rstd, weight, shape, centred)
+    return (s, y), (s, mean, rstd, weight, shape, centred)
 
 
 def layer_norm_forward(
     b: CudaBackend, x: Array, weight: Array | None, bias: Array | None, *, axes: int = 1, eps: float = 1e-5
 ) -> tuple[Array, Any]:
     """As ops/sample_norm.py."""
-    return _norm(b, x, weight, bias, axes, eps, True)
+    (_, y), saved = _norm(b, x, None, weight, bias, axes, eps, True)
+    return y, saved
 
 
 def rms_norm_forward(
     b: CudaBackend, x: Array, weight: Array | None, *, axes: int = 1, eps: float | None = None
 ) -> tuple[Array, Any]:
     """As ops/sample_norm.py."""
-    return _norm(b, x, weight, None, axes, eps, False)
+    (_, y), saved = _norm(b, x, None, weight, None, axes, eps, False)
+    return y, saved
 
 
 def norm_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """As layer_norm_backward and rms_norm_backward in ops/sample_norm.py."""
+    return _gradients(b, saved, dy, NULL, slots)
+
+
+def add_layer_norm_forward(
+    b: CudaBackend, x: Array, r: Array, weight: Array | None, bias: Array | None, *, axes: int = 1, eps: float = 1e-5
+) -> tuple[tuple[Array, Array], Any]:
+    """As ops/add_norm.py."""
+    return _norm(b, x, r, weight, bias, axes, eps, True)
+
+
+def add_rms_norm_forward(
+    b: CudaBackend, x: Array, r: Array, weight: Array | None, *, axes: int = 1, eps: float | None = None
+) -> tuple[tuple[Array, Array], Any]:
+    """As ops/add_norm.py."""
+    return _norm(b, x, r, weight, None, axes, eps, False)
+
+
+def add_norm_backward(b: CudaBackend, saved: Any, dys: Any, slots: Slots) -> tuple[Array | None, ...]:
+    """As add_layer_norm_backward and add_rms_norm_backward in ops/add_norm.py."""
+    ds, dy = dys
+    sum_slot = slots[0] if slots[0].wanted else slots[1]
+    if dy is None:
+        dsum, affine = ds, [b.xp.zeros(saved[4], ds.dtype) if slot.wanted else None for slot in slots[2:]]
+    else:
+        dsum, *affine = _gradients(b, saved, dy, NULL if ds is None else ds, [sum_slot, *slots[2:]])
+    return dsum if slots[0].wanted else None, dsum if slots[1].wanted else None, *affine
+
+
+def _gradients(b: CudaBackend, saved: Any, dy: Array, ds: Array, slots: Slots) -> tuple[Array | None, ...]:
     x, mean, rstd, weight, shape, centred = saved
     dtype, rows, width = x.dtype, mean.size, prod(shape)
     dx = b.out(slots[0], x.shape, dtype) if slots[0].wanted else None
     if dx is not None:
         numbers = np.int32(centred), np.int64(width)
-        b.launch(SOURCE, BACKWARD, dtype, (rows,), row_threads(width), x, weight, mean, rstd, dy, dx, *numbers)
+        b.launch(SOURCE, BACKWARD, dtype, (rows,), row_threads(width), x, weight, mean, rstd, dy, ds, dx, *numbers)
     affine = [b.out(slot, shape, dtype) if slot.wanted else None for slot in slots[1:]]
     if any(each is not None for each in affine):
         strips = min(-(-rows // (4 * LINES)), STRIPS)
@@ -81,3 +123,5 @@ def norm_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple[
 
 kernel(layer_norm, layer_norm_forward, norm_backward)
 kernel(rms_norm, rms_norm_forward, norm_backward)
+kernel(add_layer_norm, add_layer_norm_forward, add_norm_backward)
+kernel(add_rms_norm, add_rms_norm_forward, add_norm_backward)
