@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 THREADS = 256
 BLOCKS = 2048  # a thread takes several turns beyond; the largest GPUs hold some 1100 such blocks at once
 PACK = 16  # bytes that a thread reads at once
 WARP = 32
 ONE_WARP = 512  # numbers of a row that one warp goes over, without barriers
+TURNS = 4  # rows for each thread, at least, where their columns are summed: else the second kernel reads as much
+
+Grid: TypeAlias = tuple[int, int]
 
 
 def elementwise(count: int, itemsize: int) -> tuple[tuple[int], tuple[int]]:
@@ -39,3 +44,18 @@ def line_blocks(width: int, itemsize: int) -> tuple[int, tuple[int, int]]:
 def strips(rows: int, blocks: int) -> int:
     """Into how many strips to cut `rows` that `blocks` blocks go down: four turns of a line or more in each."""
     return max(min(-(-rows // (4 * LINES)), 512 // max(blocks, 1), STRIPS), 1)
+
+
+def over_channels(samples: int, positions: int, channels: int, itemsize: int) -> tuple[int, Grid, Grid]:
+    """Strips of each sample's rows, grid and block (columns.cuh) for (N, P, C)."""
+    across, block = channel_block(positions, channels, itemsize)
+    count = max(min(-(-positions // (block[1] * TURNS)), BLOCKS // (max(samples, 1) * across)), 1)
+    return count, (samples * count, across), block
+
+
+def channel_block(rows: int, channels: int, itemsize: int) -> tuple[int, Grid]:
+    """How many blocks (channels, rows) stand side by side (columns.cuh), and their size."""
+    packs = max(-(-channels * itemsize // PACK), 1)
+    across = -(-packs // WARP)
+    columns = -(-packs // across)
+    return across, (columns, max(min(THREADS // columns, rows), 1))

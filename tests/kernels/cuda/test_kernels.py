@@ -7,11 +7,15 @@ import pytest
 
 from gpubackprop.backend.strict import StrictArray
 from gpubackprop.kernels.cuda.kernel import KERNELS
+from gpubackprop.ops.adaptive_pool import adaptive_avg_pool
+from gpubackprop.ops.upsample import upsample_linear
 from tests.kernels.cuda import rows
 from tests.kernels.cuda.device import ORDERS, TestDevice
 from tests.ops import harness
 
 pytestmark = rows.needs_compiler
+#: Their references multiply by matrices that are mostly 0, and so give NaN to what has nothing to do with it.
+SPREADING = (adaptive_avg_pool, upsample_linear)
 each_row = pytest.mark.parametrize("spec", rows.ROWS, ids=lambda spec: spec.name)
 
 
@@ -54,7 +58,10 @@ def test_a_nan_goes_through_a_kernel_as_through_its_reference(spec):
         wanted, _ = harness.forward(spec, inputs)
     found = rows.on_device(spec, inputs)
     for i, y in enumerate(wanted):
-        assert np.array_equal(np.isnan(found[f"y{i}"]), np.isnan(y))
+        nan = np.isnan(found[f"y{i}"])
+        assert (
+            nan.any() and not (nan & ~np.isnan(y)).any() if spec.op in SPREADING else np.array_equal(nan, np.isnan(y))
+        )
 
 
 @pytest.mark.parametrize("start", [0, 1])
