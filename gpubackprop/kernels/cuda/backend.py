@@ -10,9 +10,11 @@ from gpubackprop.backend import Array
 from gpubackprop.backend.cuda import CupyBackend
 from gpubackprop.errors import UsageError
 from gpubackprop.kernels.cuda import cublaslt
+from gpubackprop.kernels.cuda.candidates import Candidate, own_kernel, situation
 from gpubackprop.kernels.cuda.capture import CapturedStep, Captures, Refused
+from gpubackprop.kernels.cuda.cudnn import Cudnn, Graph
 from gpubackprop.kernels.cuda.driver import REAL, Driver, Size, Source
-from gpubackprop.kernels.cuda.kernel import KERNELS, RULES
+from gpubackprop.kernels.cuda.kernel import RULES
 from gpubackprop.kernels.cuda.matmul import Multiplier
 from gpubackprop.tape import Op, Slot
 
@@ -27,6 +29,8 @@ class CudaBackend(CupyBackend):
     """
 
     fuses = True
+    cudnn: Cudnn | None = None  #: where cuDNN is used
+    chosen: Mapping[str, str] = {}  #: by `situation`, who is the quickest: "cudnn", "kernel" or "reference"
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(index)
@@ -47,9 +51,17 @@ class CudaBackend(CupyBackend):
         self.captures = Captures()
 
     def pair(self, op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op:
-        """The kernel for `op` where there is one that fits, else the reference."""
-        kernel = KERNELS.get(op)
-        return kernel if kernel is not None and kernel.fits(arrays, options) else op
+        """The first of `candidates` that takes these inputs, or the one `chosen` for them; else the reference."""
+        chosen = self.chosen.get(situation(op, arrays, options)) if self.chosen else None
+        for name, find in self.candidates.items():
+            if chosen in (None, name) and (found := find(op, arrays, options)) is not None:
+                return found
+        return op
+
+    @property
+    def candidates(self) -> dict[str, Candidate]:
+        """Who has pairs of its own, by name; in the order of a guess, which no measurement has seen."""
+        return {"cudnn": self.cudnn.pair, "kernel": own_kernel} if self.cudnn is not None else {"kernel": own_kernel}
 
     def rule(self, reference: Callable[..., Any]) -> Callable[..., Any]:
         """What stands in for a function that is not an op, else the function itself."""
@@ -59,6 +71,11 @@ class CudaBackend(CupyBackend):
         """Run the kernel of this name for numbers of this dtype, on arrays that lie C-contiguous, and NumPy scalars."""
         if 0 not in grid:  # nothing to do, and CUDA refuses it
             self.driver.function(source, name, REAL[dtype.name])(grid, block, args)
+
+    def compute(self, graph: Graph, *arrays: Array) -> None:
+        """Run a graph of cuDNN's: the arrays are its inputs and then its outputs."""
+        assert self.cudnn is not None, "only a pair of cuDNN's computes graphs"
+        self.cudnn(graph, *arrays)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array to be written before it is read."""

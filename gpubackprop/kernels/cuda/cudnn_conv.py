@@ -1,0 +1,196 @@
+"""Convolutions by cuDNN: arrays as they lie here, images channels last and weights (*K, C/G, O), nothing copied.
+
+Letters as in ops/conv.py. Along one axis it is a convolution of images one cell high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gpubackprop.backend import Array
+from gpubackprop.kernels.cuda.backend import CudaKernels
+from gpubackprop.kernels.cuda.cudnn import Graph, Operand, operand, pair
+from gpubackprop.kernels.cuda.driver import EXACT
+from gpubackprop.kernels.cuda.kernel import computed
+from gpubackprop.ops.conv import conv, conv_transpose, output_size, transposed_size
+from gpubackprop.tape import Slot, Slots
+
+
+def conv_fprop(library: Any, g: Any, image: Any, weight: Any, bias: Any = None, **windows: Any) -> tuple[Any]:
+    """y = x * weight + bias"""
+    y = g.conv_fprop(image=image, weight=weight, **windows)
+    return (y if bias is None else g.bias(input=y, bias=bias),)
+
+
+def conv_dgrad(library: Any, g: Any, loss: Any, weight: Any, bias: Any = None, **windows: Any) -> tuple[Any]:
+    """dx, plus a bias where it is a transposed convolution's result"""
+    image = windows.pop("image")
+    dx = g.conv_dgrad(loss=loss, filter=weight, **windows)
+    if bias is None:
+        return (dx,)
+    dx.set_dim([*image.sizes]).set_stride([*image.strides])
+    return (g.bias(input=dx, bias=bias),)
+
+
+def conv_wgrad(library: Any, g: Any, image: Any, loss: Any, **windows: Any) -> tuple[Any]:
+    """dweight"""
+    return (g.conv_wgrad(image=image, loss=loss, **windows),)
+
+
+def channel_sum(library: Any, g: Any, x: Any) -> tuple[Any]:
+    """Σ x by channel"""
+    return (g.reduction(input=x, mode=library.reduction_mode.ADD),)
+
+
+class Convolution(NamedTuple):
+    """A convolution from image to map, as the graphs of its three passes see it."""
+
+    image: Operand  # (N, C, *S)
+    weight: Operand  # (O, C/G, *K)
+    map: Operand  # (N, O, *P)
+    windows: tuple[tuple[str, Any], ...]
+
+    def fprop(self, bias: Operand | None = None) -> Graph:
+        """Image, weight, bias -> map."""
+        given = (self.image, self.weight) if bias is None else (self.image, self.weight, bias)
+        return Graph(conv_fprop, given, (self.map,), self.windows, True)
+
+    def dgrad(self, bias: Operand | None = None) -> Graph:
+        """Map, weight, bias -> image."""
+        given = (self.map, self.weight) if bias is None else (self.map, self.weight, bias)
+        return Graph(conv_dgrad, given, (self.image,), (*self.windows, ("image", self.image)), True)
+
+    def wgrad(self) -> Graph:
+        """Image, map -> weight."""
+        return Graph(conv_wgrad, (self.image, self.map), (self.weight,), self.windows, True)
+
+
+def convolution(
+    image: Sequence[int], weight: Sequence[int], out: Sequence[int], dtype: Any, options: Mapping[str, Any]
+) -> Convolution:
+    """Of images (N, *S, C) to (N, *P, O) = `out`, weight (*K, C/G, O)."""
+    stride, padding, dilation = ([*options[name]] for name in ("stride", "padding", "dilation"))
+    if len(stride) == 1:
+        stride, dilation, padding = [1, *stride], [1, *dilation], [(0, 0), *padding]
+        image, out, weight = (image[0], 1, *image[1:]), (out[0], 1, *out[1:]), (1, *weight)
+    n = len(stride)
+    windows = (
+        ("pre_padding", tuple(before for before, _ in padding)),
+        ("post_padding", tuple(after for _, after in padding)),
+        ("stride", tuple(stride)),
+        ("dilation", tuple(dilation)),
+    )
+    channels_second, out_first = (0, n + 1, *range(1, n + 1)), (n + 1, n, *range(n))
+    return Convolution(
+        operand(image, channels_second, dtype),
+        operand(weight, out_first, dtype),
+        operand(out, channels_second, dtype),
+        windows,
+    )
+
+
+def _bias(image: Operand) -> Operand:
+    """The bias (C,) of images."""
+    channels, ones = image.sizes[1], (1,) * (len(image.sizes) - 2)
+    return Operand((1, channels, *ones), (channels, 1, *(channels,) * len(ones)), image.dtype)
+
+
+def _sum(image: Operand) -> Graph:
+    """The sum by channel: cuDNN gives it in what it was summed in."""
+    summed = image.dtype if image.dtype in EXACT else "float32"
+    return Graph(channel_sum, (image,), (_bias(image)._replace(dtype=summed),))
+
+
+def _conv(x: Array, weight: Array, options: Mapping[str, Any]) -> tuple[Convolution, tuple[int, ...]]:
+    """The convolution of x, and the shape of y."""
+    where = options["stride"], options["padding"], options["dilation"]
+    y = (x.shape[0], *map(output_size, x.shape[1:-1], weight.shape[:-2], *where), weight.shape[-1])
+    return convolution(x.shape, weight.shape, y, x.dtype, options), y
+
+
+def conv_forward(b: CudaKernels, x: Array, weight: Array, bias: Array | None, **options: Any) -> tuple[Array, Any]:
+    """As ops/conv.py."""
+    passes, shape = _conv(x, weight, options)
+    y = b.empty(shape, x.dtype)
+    if bias is None:
+        b.compute(passes.fprop(), x, weight, y)
+    else:
+        b.compute(passes.fprop(_bias(passes.map)), x, weight, bias, y)
+    return y, (x, weight, passes)
+
+
+def conv_backward(b: CudaKernels, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """As ops/conv.py."""
+    x, weight, passes = saved
+    dx = dweight = None
+    if slots[0].wanted:
+        dx = b.out(slots[0], x.shape, x.dtype)
+        b.compute(passes.dgrad(), dy, weight, dx)
+    if slots[1].wanted:
+        dweight = b.out(slots[1], weight.shape, weight.dtype)
+        b.compute(passes.wgrad(), x, dy, dweight)
+    return dx, dweight, _bias_gradient(b, passes.map, dy, slots[2])
+
+
+def _conv_transpose(x: Array, weight: Array, options: Mapping[str, Any]) -> tuple[Convolution, tuple[int, ...]]:
+    """The convolution from y to x, and the shape of y."""
+    where = options["stride"], options["padding"], options["dilation"], options["output_padding"]
+    sizes = map(transposed_size, x.shape[1:-1], weight.shape[:-2], *where)
+    y = (x.shape[0], *sizes, weight.shape[-2] * options.get("groups", 1))
+    return convolution(y, weight.shape, x.shape, x.dtype, options), y
+
+
+def conv_transpose_forward(
+    b: CudaKernels, x: Array, weight: Array, bias: Array | None, **options: Any
+) -> tuple[Array, Any]:
+    """As ops/conv.py."""
+    passes, shape = _conv_transpose(x, weight, options)
+    y = b.empty(shape, x.dtype)
+    if bias is None:
+        b.compute(passes.dgrad(), x, weight, y)
+    else:
+        b.compute(passes.dgrad(_bias(passes.image)), x, weight, bias, y)
+    return y, (x, weight, passes)
+
+
+def conv_transpose_backward(b: CudaKernels, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """As ops/conv.py."""
+    x, weight, passes = saved
+    dx = dweight = None
+    if slots[0].wanted:
+        dx = b.out(slots[0], x.shape, x.dtype)
+        b.compute(passes.fprop(), dy, weight, dx)
+    if slots[1].wanted:
+        dweight = b.out(slots[1], weight.shape, weight.dtype)
+        b.compute(passes.wgrad(), dy, x, dweight)
+    return dx, dweight, _bias_gradient(b, passes.image, dy, slots[2])
+
+
+def _bias_gradient(b: CudaKernels, image: Operand, dy: Array, slot: Slot) -> Array | None:
+    if not slot.wanted:
+        return None
+    dbias = b.out(slot, (image.sizes[1],), dy.dtype)
+    sums = dbias if dy.dtype == computed(dy.dtype) else b.empty(dbias.shape, computed(dy.dtype))
+    b.compute(_sum(image), dy, sums)
+    if sums is not dbias:
+        b.assign(dbias, sums)
+    return dbias
+
+
+def _conv_graphs(arrays: Sequence[Any], options: Mapping[str, Any]) -> list[Graph]:
+    x, weight, bias = arrays
+    passes, _ = _conv(x, weight, options)
+    graphs = [passes.fprop(None if bias is None else _bias(passes.map)), passes.dgrad(), passes.wgrad()]
+    return graphs if bias is None else [*graphs, _sum(passes.map)]
+
+
+def _conv_transpose_graphs(arrays: Sequence[Any], options: Mapping[str, Any]) -> list[Graph]:
+    x, weight, bias = arrays
+    passes, _ = _conv_transpose(x, weight, options)
+    graphs = [passes.dgrad(None if bias is None else _bias(passes.image)), passes.fprop(), passes.wgrad()]
+    return graphs if bias is None else [*graphs, _sum(passes.image)]
+
+
+pair(conv, conv_forward, conv_backward, _conv_graphs)
+pair(conv_transpose, conv_transpose_forward, conv_transpose_backward, _conv_transpose_graphs)
