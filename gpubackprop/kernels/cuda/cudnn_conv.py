@@ -23,14 +23,9 @@ def conv_fprop(library: Any, g: Any, image: Any, weight: Any, bias: Any = None, 
     return (y if bias is None else g.bias(input=y, bias=bias),)
 
 
-def conv_dgrad(library: Any, g: Any, loss: Any, weight: Any, bias: Any = None, **windows: Any) -> tuple[Any]:
-    """dx, plus a bias where it is a transposed convolution's result"""
-    image = windows.pop("image")
-    dx = g.conv_dgrad(loss=loss, filter=weight, **windows)
-    if bias is None:
-        return (dx,)
-    dx.set_dim([*image.sizes]).set_stride([*image.strides])
-    return (g.bias(input=dx, bias=bias),)
+def conv_dgrad(library: Any, g: Any, loss: Any, weight: Any, **windows: Any) -> tuple[Any]:
+    """dx"""
+    return (g.conv_dgrad(loss=loss, filter=weight, **windows),)
 
 
 def conv_wgrad(library: Any, g: Any, image: Any, loss: Any, **windows: Any) -> tuple[Any]:
@@ -56,10 +51,9 @@ class Convolution(NamedTuple):
         given = (self.image, self.weight) if bias is None else (self.image, self.weight, bias)
         return Graph(conv_fprop, given, (self.map,), self.windows, True)
 
-    def dgrad(self, bias: Operand | None = None) -> Graph:
-        """Map, weight, bias -> image."""
-        given = (self.map, self.weight) if bias is None else (self.map, self.weight, bias)
-        return Graph(conv_dgrad, given, (self.image,), (*self.windows, ("image", self.image)), True)
+    def dgrad(self) -> Graph:
+        """Map, weight -> image."""
+        return Graph(conv_dgrad, (self.map, self.weight), (self.image,), self.windows, True)
 
     def wgrad(self) -> Graph:
         """Image, map -> weight."""
@@ -147,10 +141,9 @@ def conv_transpose_forward(
     """As ops/conv.py."""
     passes, shape = _conv_transpose(x, weight, options)
     y = b.empty(shape, x.dtype)
-    if bias is None:
-        b.compute(passes.dgrad(), x, weight, y)
-    else:
-        b.compute(passes.dgrad(_bias(passes.image)), x, weight, bias, y)
+    b.compute(passes.dgrad(), x, weight, y)
+    if bias is not None:  # cuDNN fuses it on some GPUs and for some sizes only
+        y += bias
     return y, (x, weight, passes)
 
 
@@ -188,7 +181,7 @@ def _conv_graphs(arrays: Sequence[Any], options: Mapping[str, Any]) -> list[Grap
 def _conv_transpose_graphs(arrays: Sequence[Any], options: Mapping[str, Any]) -> list[Graph]:
     x, weight, bias = arrays
     passes, _ = _conv_transpose(x, weight, options)
-    graphs = [passes.dgrad(None if bias is None else _bias(passes.image)), passes.fprop(), passes.wgrad()]
+    graphs = [passes.dgrad(), passes.fprop(), passes.wgrad()]
     return graphs if bias is None else [*graphs, _sum(passes.image)]
 
 
