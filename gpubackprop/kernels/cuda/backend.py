@@ -9,7 +9,7 @@ from typing import Any
 from gpubackprop.backend import Array
 from gpubackprop.backend.cuda import CupyBackend
 from gpubackprop.errors import UsageError
-from gpubackprop.kernels.cuda import cublaslt
+from gpubackprop.kernels.cuda import cublaslt, cudnn_library
 from gpubackprop.kernels.cuda.candidates import Candidate, own_kernel, situation
 from gpubackprop.kernels.cuda.capture import CapturedStep, Captures, Refused
 from gpubackprop.kernels.cuda.cudnn import Cudnn, Graph
@@ -29,7 +29,6 @@ class CudaBackend(CupyBackend):
     """
 
     fuses = True
-    cudnn: Cudnn | None = None  #: where cuDNN is used
     chosen: Mapping[str, str] = {}  #: by `situation`, who is the quickest: "cudnn", "kernel" or "reference"
 
     def __init__(self, index: int = 0) -> None:
@@ -48,6 +47,7 @@ class CudaBackend(CupyBackend):
             stream=lambda: int(cuda.get_current_stream().ptr),
             timer=self._seconds,
         )
+        self.cudnn: Cudnn | None = cudnn_library.cudnn_for(self._cupy, index)
         self.captures = Captures()
 
     def pair(self, op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op:
@@ -166,9 +166,11 @@ class CudaBackend(CupyBackend):
         self.multiply.adopt(choices)
 
     def describe(self) -> str:
-        """`cuda:0 (NVIDIA H100, 79 GiB, CUDA 13.0, CuPy 14.2, cuBLASLt 13.1, kernels of its own)`."""
+        """`cuda:0 (NVIDIA H100, 79 GiB, CUDA 13.0, CuPy 14.2, cuBLASLt 13.1, no cuDNN, kernels of its own)`."""
         version = self.library.version  # 13.1.0 is 130100
-        return f"{super().describe()[:-1]}, cuBLASLt {version // 10000}.{version // 100 % 100}, kernels of its own)"
+        cudnn = "no cuDNN" if self.cudnn is None else f"cuDNN {self.cudnn.version}"
+        products = f"cuBLASLt {version // 10000}.{version // 100 % 100}"
+        return f"{super().describe()[:-1]}, {products}, {cudnn}, kernels of its own)"
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

@@ -92,8 +92,8 @@ class Cudnn:
         self._library, self._address, self._empty, self._stream = library, address, empty, stream
         self._handle, self._device, self._folder = handle, device, folder
         self._exact = float32 != "tf32"
-        versions = f"{library.__version__} {library.backend_version_string()}"
-        self._place = f"{versions} {machine} {float32} {_sources()}"
+        self.version: str = library.backend_version_string()
+        self._place = f"{library.__version__} {self.version} {machine} {float32} {_sources()}"
         self.plans: dict[Graph, Plan | None] = {}
         self.refused: dict[Graph, str] = {}  #: the library's reasons
 

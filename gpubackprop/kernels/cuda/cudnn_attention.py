@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubackprop.backend import Array
-from gpubackprop.kernels.cuda.backend import CudaKernels
 from gpubackprop.kernels.cuda.cudnn import Graph, Operand, operand, pair
 from gpubackprop.ops.attention import scaled_dot_product_attention, self_attention
 from gpubackprop.tape import Slots
+
+if TYPE_CHECKING:
+    from gpubackprop.kernels.cuda.backend import CudaBackend
 
 
 def sdpa(library: Any, g: Any, q: Any, k: Any, v: Any, *, scale: float, causal: bool) -> tuple[Any, Any]:
@@ -73,7 +75,7 @@ def _parts(qkv: Array) -> list[Array]:
 
 
 def self_attention_forward(
-    b: CudaKernels, qkv: Array, *rest: Any, num_heads: int, causal: bool = False, **options: Any
+    b: CudaBackend, qkv: Array, *rest: Any, num_heads: int, causal: bool = False, **options: Any
 ) -> tuple[Array, Any]:
     """As ops/attention.py."""
     n, t, width = qkv.shape
@@ -83,7 +85,7 @@ def self_attention_forward(
     return y, (qkv, y, stats, backward)
 
 
-def self_attention_backward(b: CudaKernels, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+def self_attention_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """As ops/attention.py."""
     if not slots[0].wanted:
         return None, None, None, None
@@ -94,7 +96,7 @@ def self_attention_backward(b: CudaKernels, saved: Any, dy: Array, slots: Slots)
 
 
 def attention_forward(
-    b: CudaKernels, q: Array, k: Array, v: Array, *rest: Any, causal: bool = False, scale: float | None = None, **_: Any
+    b: CudaBackend, q: Array, k: Array, v: Array, *rest: Any, causal: bool = False, scale: float | None = None, **_: Any
 ) -> tuple[Array, Any]:
     """As ops/attention.py: heads side by side in memory, so that merging them costs nothing."""
     n, h, t, _width = q.shape
@@ -104,7 +106,7 @@ def attention_forward(
     return y.transpose(0, 2, 1, 3), (q, k, v, y, stats, backward)
 
 
-def attention_backward(b: CudaKernels, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+def attention_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """As ops/attention.py."""
     *inputs, y, stats, backward = saved
     if not any(slot.wanted for slot in slots[:3]):

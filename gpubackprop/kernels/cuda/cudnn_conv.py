@@ -6,15 +6,17 @@ Letters as in ops/conv.py. Along one axis it is a convolution of images one cell
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpubackprop.backend import Array
-from gpubackprop.kernels.cuda.backend import CudaKernels
 from gpubackprop.kernels.cuda.cudnn import Graph, Operand, operand, pair
 from gpubackprop.kernels.cuda.driver import EXACT
 from gpubackprop.kernels.cuda.kernel import computed
 from gpubackprop.ops.conv import conv, conv_transpose, output_size, transposed_size
 from gpubackprop.tape import Slot, Slots
+
+if TYPE_CHECKING:
+    from gpubackprop.kernels.cuda.backend import CudaBackend
 
 
 def conv_fprop(library: Any, g: Any, image: Any, weight: Any, bias: Any = None, **windows: Any) -> tuple[Any]:
@@ -103,7 +105,7 @@ def _conv(x: Array, weight: Array, options: Mapping[str, Any]) -> tuple[Convolut
     return convolution(x.shape, weight.shape, y, x.dtype, options), y
 
 
-def conv_forward(b: CudaKernels, x: Array, weight: Array, bias: Array | None, **options: Any) -> tuple[Array, Any]:
+def conv_forward(b: CudaBackend, x: Array, weight: Array, bias: Array | None, **options: Any) -> tuple[Array, Any]:
     """As ops/conv.py."""
     passes, shape = _conv(x, weight, options)
     y = b.empty(shape, x.dtype)
@@ -114,7 +116,7 @@ def conv_forward(b: CudaKernels, x: Array, weight: Array, bias: Array | None, **
     return y, (x, weight, passes)
 
 
-def conv_backward(b: CudaKernels, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+def conv_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """As ops/conv.py."""
     x, weight, passes = saved
     dx = dweight = None
@@ -136,7 +138,7 @@ def _conv_transpose(x: Array, weight: Array, options: Mapping[str, Any]) -> tupl
 
 
 def conv_transpose_forward(
-    b: CudaKernels, x: Array, weight: Array, bias: Array | None, **options: Any
+    b: CudaBackend, x: Array, weight: Array, bias: Array | None, **options: Any
 ) -> tuple[Array, Any]:
     """As ops/conv.py."""
     passes, shape = _conv_transpose(x, weight, options)
@@ -147,7 +149,7 @@ def conv_transpose_forward(
     return y, (x, weight, passes)
 
 
-def conv_transpose_backward(b: CudaKernels, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+def conv_transpose_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """As ops/conv.py."""
     x, weight, passes = saved
     dx = dweight = None
@@ -160,7 +162,7 @@ def conv_transpose_backward(b: CudaKernels, saved: Any, dy: Array, slots: Slots)
     return dx, dweight, _bias_gradient(b, passes.image, dy, slots[2])
 
 
-def _bias_gradient(b: CudaKernels, image: Operand, dy: Array, slot: Slot) -> Array | None:
+def _bias_gradient(b: CudaBackend, image: Operand, dy: Array, slot: Slot) -> Array | None:
     if not slot.wanted:
         return None
     dbias = b.out(slot, (image.sizes[1],), dy.dtype)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from gpubackprop.backend.cuda import INSTALL
 from gpubackprop.errors import DeviceError
 from gpubackprop.kernels.cuda import cudnn_attention, cudnn_conv, cudnn_norm  # noqa: F401  # they enter their pairs
@@ -35,19 +37,20 @@ def describe() -> str:
     return f"cuDNN {cudnn.backend_version_string()} (nvidia-cudnn-frontend {cudnn.__version__})"
 
 
-def cudnn_for(b: Any, float32: str = "float32") -> Cudnn:
-    """cuDNN on the GPU of a CudaBackend, which is the current one. Raises DeviceError where there is none."""
-    library = import_cudnn()
-    import cupy
-
-    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+def cudnn_for(cupy: Any, index: int) -> Cudnn | None:
+    """cuDNN on GPU number `index`, the current one, None where it is not installed: `describe` says why."""
+    try:
+        library = import_cudnn()
+    except DeviceError:
+        return None
+    properties = cupy.cuda.runtime.getDeviceProperties(index)
+    capability = f"{properties['major']}.{properties['minor']}"
     return Cudnn(
         library,
         address=lambda array: int(array.data.ptr),
-        empty=lambda count: b.empty((count,), cupy.dtype(cupy.uint8)),
+        empty=lambda count: cupy.empty((count,), np.uint8),
         stream=lambda: int(cupy.cuda.get_current_stream().ptr),
-        machine=f"{properties['name'].decode()} {properties['multiProcessorCount']}",
+        machine=f"{properties['name'].decode()} {capability} {properties['multiProcessorCount']}",
         handle=library.create_handle(),
         folder=kept_plans(),
-        float32=float32,
     )

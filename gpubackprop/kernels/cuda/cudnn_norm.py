@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubackprop.backend import Array
-from gpubackprop.kernels.cuda.backend import CudaKernels
 from gpubackprop.kernels.cuda.cudnn import Graph, operand, pair
 from gpubackprop.ops.norm import batch_norm
 from gpubackprop.tape import Slots
+
+if TYPE_CHECKING:
+    from gpubackprop.kernels.cuda.backend import CudaBackend
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -56,7 +58,7 @@ def _passes(shape: Sequence[int], dtype: Any, eps: float) -> tuple[Graph, Graph]
 
 
 def batch_norm_forward(
-    b: CudaKernels, x: Array, weight: Array, bias: Array, *, eps: float = 1e-5
+    b: CudaBackend, x: Array, weight: Array, bias: Array, *, eps: float = 1e-5
 ) -> tuple[tuple[Array, Array, Array], Any]:
     """As ops/norm.py."""
     forward, backward = _passes(x.shape, x.dtype, eps)
@@ -69,7 +71,7 @@ def batch_norm_forward(
     return (y, mean, var), (x, weight, mean, rstd, backward)
 
 
-def batch_norm_backward(b: CudaKernels, saved: Any, dys: Any, slots: Slots) -> tuple[Array | None, ...]:
+def batch_norm_backward(b: CudaBackend, saved: Any, dys: Any, slots: Slots) -> tuple[Array | None, ...]:
     """As ops/norm.py."""
     x, weight, mean, rstd, backward = saved
     if not any(slot.wanted for slot in slots):

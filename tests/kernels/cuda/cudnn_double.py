@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import pickle
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -18,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 WORKSPACE = 96
+UNKNOWN = 1 << 62, True  # of an address that `address` did not give
 
 
 class cudnnGraphNotSupportedError(Exception):
@@ -93,7 +95,8 @@ class CudnnDouble:
     data_type, heur_mode, numerical_note, scalar_type = data_type, heur_mode, numerical_note, scalar_type
     reduction_mode, diagonal_alignment = reduction_mode, diagonal_alignment
 
-    def __init__(self) -> None:
+    def __init__(self, device: Any = None) -> None:
+        self.device = device  #: of cupy_double.py: what is captured is put off
         self.built: list[Graph] = []
         self.read: list[Graph] = []
         self.ran: list[Graph] = []
@@ -110,6 +113,10 @@ class CudnnDouble:
     @staticmethod
     def backend_version_string() -> str:
         return "9.28.1"
+
+    @staticmethod
+    def create_handle() -> str:
+        return "handle"
 
     def set_stream(self, handle: Any, stream: int) -> None:
         assert handle is not None
@@ -185,6 +192,7 @@ class Graph:
         return self._node("sdpa_backward", 3, operands, **rest)
 
     def _turn(self, stage: int) -> None:
+        assert self.library.device is None or not self.library.device.capturing, "planned while a stream is captured"
         assert self.stage == stage - 1, "a call out of turn"
         self.stage = stage
 
@@ -242,12 +250,19 @@ class Graph:
         outer = {tensor.uid: tensor for tensor in self._outer()}
         assert set(addresses) == set(outer), "addresses of other tensors than the graph's"
         assert all(type(each) is int and each for each in (*addresses.values(), workspace))
+        work = partial(self._compute, dict(addresses), workspace, outer)
+        if self.library.device is None or not self.library.device.puts_off(work):
+            work()
+
+    def _compute(self, addresses: dict[int, int], workspace: int, outer: dict[int, Tensor]) -> None:
         ctypes.memset(workspace, 0xFF, WORKSPACE)  # NaN, whatever is read from there
         values: dict[int, Any] = {}
         limits = self.library.limits
         for uid, tensor in outer.items():
             if not tensor.output:
-                values[id(tensor)] = tensor.memory(addresses[uid], limits[addresses[uid]][0]).astype(np.float64)
+                values[id(tensor)] = tensor.memory(addresses[uid], limits.get(addresses[uid], UNKNOWN)[0]).astype(
+                    np.float64
+                )
         for tensor in self.tensors:
             if tensor.value is not None:
                 values[id(tensor)] = tensor.value
@@ -260,7 +275,7 @@ class Graph:
                 values[id(tensor)] = value
         for uid, tensor in outer.items():
             if tensor.output:
-                limit, writeable = limits[addresses[uid]]
+                limit, writeable = limits.get(addresses[uid], UNKNOWN)
                 assert writeable, "an output into what is read-only"
                 tensor.memory(addresses[uid], limit)[...] = values[id(tensor)].astype(tensor.kind.dtype)
         self.library.ran.append(self)

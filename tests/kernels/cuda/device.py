@@ -27,12 +27,15 @@ for module in iter_modules(cuda.__path__):  # first imported inside `doubles`, e
 
 
 @contextmanager
-def doubles(order: str = "forward", sanitize: bool = False) -> Iterator[CupyDouble]:
-    """Inside it this machine has a GPU: the double of CuPy is what is imported, that of cuBLASLt what is loaded."""
+def doubles(order: str = "forward", sanitize: bool = False, cudnn: Any = None) -> Iterator[CupyDouble]:
+    """Inside it this machine has a GPU: the double of CuPy is what is imported, that of cuBLASLt what is loaded.
+
+    cudnn: what stands for its package, None: it is not installed.
+    """
     double = CupyDouble(order, sanitize)
     double.products = products = CublasLtDouble(device=double.device)
     with (
-        mock.patch.dict(sys.modules, cupy=double),
+        mock.patch.dict(sys.modules, cupy=double, cudnn=cudnn),
         mock.patch.object(cublaslt, "load", return_value=cublaslt.Library(products)),
         mock.patch.object(StrictArray, "watcher", double.device),
     ):

@@ -13,37 +13,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 
+import gpubackprop as gbp
+from gpubackprop import nn
 from gpubackprop.errors import DeviceError
+from gpubackprop.kernels import cuda
 from gpubackprop.kernels.cuda import candidates, cudnn_library
 from gpubackprop.kernels.cuda.cudnn import TABLE, Cudnn
 from gpubackprop.ops.attention import scaled_dot_product_attention, self_attention
 from gpubackprop.ops.conv import conv, conv_transpose
 from gpubackprop.ops.norm import batch_norm
 from gpubackprop.tape import FREE
+from gpubackprop.training.step import TrainStep
 from tests.kernels.cuda import rows
 from tests.kernels.cuda.cudnn_double import CudnnDouble
-from tests.kernels.cuda.device import TestDevice
+from tests.kernels.cuda.device import TestDevice, doubles
 from tests.ops import harness
 from tests.ops.specs import OpSpec, table
 
 SHORT = [np.float16, bfloat16]
 DTYPES = [np.float32, *SHORT]
+pytestmark = rows.needs_compiler
 drawn = settings(max_examples=25, deadline=None, derandomize=True)
 counts, dtypes, shorts = st.integers(1, 6), st.sampled_from(DTYPES), st.sampled_from(SHORT)
 
 
-class Device(TestDevice):
+def Device(order="forward", folder=None, **options):
     """The test device with the double of cuDNN."""
-
-    __test__ = False
-
-    def __init__(self, order="forward", folder=None, library=None, **options):
-        super().__init__(order)
-        self.double = library or CudnnDouble()
-        self.cudnn = Cudnn(
-            self.double, self.double.address, lambda n: self.empty((n,), np.dtype(np.uint8)), lambda: 7,
-            handle="handle", folder=folder, **options,
-        )  # fmt: skip  # one argument list
+    b = TestDevice(order)
+    b.double = CudnnDouble(b.double.device)
+    b.cudnn = Cudnn(
+        b.double, b.double.address, lambda n: b.empty((n,), np.dtype(np.uint8)), lambda: 7,
+        handle="handle", folder=folder, **options,
+    )  # fmt: skip  # one argument list
+    return b
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +54,13 @@ def _on_the_double(monkeypatch):
 
 
 def taken(spec, dtype):
-    return Device().cudnn.pair(spec.op, harness.draw(spec, dtype), spec.options) is not None
+    plans = Cudnn(CudnnDouble(), lambda array: 0, lambda count: None, handle="handle")
+    return plans.pair(spec.op, harness.draw(spec, dtype), spec.options) is not None
 
 
 def check(spec, dtype, **options):
-    inputs = harness.draw(spec, dtype)
-    assert Device().cudnn.pair(spec.op, inputs, spec.options) is not None
-    rows.check(spec, inputs, ("forward",), **options)
+    assert taken(spec, dtype)
+    rows.check(spec, harness.draw(spec, dtype), ("forward",), **options)
 
 
 def spec(op, shapes, constants=(), **options):
@@ -252,3 +254,28 @@ def test_what_is_there_in_a_line(monkeypatch):
     assert "pip install 'gpubackprop[cuda13]'" in cudnn_library.describe()
     with pytest.raises(DeviceError, match="nvidia-cudnn-frontend is missing"):
         cudnn_library.import_cudnn()
+
+
+def train(device):
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.ConvTranspose2d(8, 4, 2, stride=2)]
+    model = nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Linear(4, 3))
+    model.build((6, 6, 3), 0, device, "float32", "reference" if device == "cpu" else "auto")
+    step = TrainStep(model, nn.CrossEntropyLoss(), gbp.optim.SGD(model.parameters(), lr=0.1))
+    rng = np.random.default_rng(0)
+    drawn = [{"inputs": rng.normal(size=(5, 6, 6, 3)), "targets": rng.integers(0, 3, 5)} for _ in range(4)]
+    return {"losses": np.array([float(step([batch])) for batch in drawn])} | step.model.state_dict()
+
+
+def test_steps_are_captured_with_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("GPUBACKPROP_CACHE", str(tmp_path))
+    wanted, library = train("cpu"), CudnnDouble()
+    with doubles(cudnn=library) as cupy:
+        library.device = cupy.device
+        found = train("cuda")
+        assert cupy.device.launches == 3
+        assert "cuDNN 9.28.1" in cuda.load().describe()
+    kinds = {node[0] for graph in library.ran for node in graph.nodes}
+    assert {"conv_fprop", "conv_dgrad", "conv_wgrad", "reduction", "batchnorm", "batchnorm_backward"} <= kinds
+    assert len(library.built) == len([*tmp_path.rglob("*.plan")]) == 10
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
