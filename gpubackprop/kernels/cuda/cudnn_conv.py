@@ -13,6 +13,7 @@ from gpubackprop.kernels.cuda.cudnn import Graph, Operand, operand, pair
 from gpubackprop.kernels.cuda.driver import EXACT
 from gpubackprop.kernels.cuda.kernel import computed
 from gpubackprop.ops.conv import conv, conv_transpose, output_size, transposed_size
+from gpubackprop.ops.depthwise import depthwise_conv
 from gpubackprop.tape import Slot, Slots
 
 if TYPE_CHECKING:
@@ -188,4 +189,5 @@ def _conv_transpose_graphs(arrays: Sequence[Any], options: Mapping[str, Any]) ->
 
 
 pair(conv, conv_forward, conv_backward, _conv_graphs)
+pair(depthwise_conv, conv_forward, conv_backward, _conv_graphs)  # its weight says that there are C groups
 pair(conv_transpose, conv_transpose_forward, conv_transpose_backward, _conv_transpose_graphs)
