@@ -10,7 +10,8 @@ A family is a `.cu` file and the `.py` file of its name, which enters pairs and 
 `common.cuh` is what the sources share, `philox.cuh` draws random numbers, `lines.cuh` sums down columns, `columns.cuh`
 is for threads that go down rows of channels, `totals.cuh` says how losses count. What works on the flat buffers does so by the tables of `chunks.py`, all params in a launch.
 `driver.py` compiles, `capture.py` makes a step a CUDA graph, `feed.py` brings it data, `cublaslt.py` and `matmul*.py`
-multiply.
+multiply. `cudnn*.py` does what cuDNN has plans for, where it is installed; `candidates.py` asks a measurement whether
+that is quicker.
 """
 
 from __future__ import annotations

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gpubackprop.backend import Array
+from gpubackprop.kernels.cuda.backend import CudaBackend
 from gpubackprop.kernels.cuda.cudnn import Graph, Operand, operand, pair
 from gpubackprop.ops.attention import scaled_dot_product_attention, self_attention
 from gpubackprop.tape import Slots
-
-if TYPE_CHECKING:
-    from gpubackprop.kernels.cuda.backend import CudaBackend
 
 
 def sdpa(library: Any, g: Any, q: Any, k: Any, v: Any, *, scale: float, causal: bool) -> tuple[Any, Any]:

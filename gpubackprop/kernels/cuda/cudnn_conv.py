@@ -6,18 +6,16 @@ Letters as in ops/conv.py. Along one axis it is a convolution of images one cell
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from gpubackprop.backend import Array
+from gpubackprop.kernels.cuda.backend import CudaBackend
+from gpubackprop.kernels.cuda.columns import column_sums
 from gpubackprop.kernels.cuda.cudnn import Graph, Operand, operand, pair
-from gpubackprop.kernels.cuda.driver import EXACT
-from gpubackprop.kernels.cuda.kernel import computed
+from gpubackprop.kernels.cuda.kernel import rows_of
 from gpubackprop.ops.conv import conv, conv_transpose, output_size, transposed_size
 from gpubackprop.ops.depthwise import depthwise_conv
 from gpubackprop.tape import Slot, Slots
-
-if TYPE_CHECKING:
-    from gpubackprop.kernels.cuda.backend import CudaBackend
 
 
 def conv_fprop(library: Any, g: Any, image: Any, weight: Any, bias: Any = None, **windows: Any) -> tuple[Any]:
@@ -34,11 +32,6 @@ def conv_dgrad(library: Any, g: Any, loss: Any, weight: Any, **windows: Any) -> 
 def conv_wgrad(library: Any, g: Any, image: Any, loss: Any, **windows: Any) -> tuple[Any]:
     """dweight"""
     return (g.conv_wgrad(image=image, loss=loss, **windows),)
-
-
-def channel_sum(library: Any, g: Any, x: Any) -> tuple[Any]:
-    """Σ x by channel"""
-    return (g.reduction(input=x, mode=library.reduction_mode.ADD),)
 
 
 class Convolution(NamedTuple):
@@ -93,12 +86,6 @@ def _bias(image: Operand) -> Operand:
     return Operand((1, channels, *ones), (channels, 1, *(channels,) * len(ones)), image.dtype)
 
 
-def _sum(image: Operand) -> Graph:
-    """The sum by channel: cuDNN gives it in what it was summed in."""
-    summed = image.dtype if image.dtype in EXACT else "float32"
-    return Graph(channel_sum, (image,), (_bias(image)._replace(dtype=summed),))
-
-
 def _conv(x: Array, weight: Array, options: Mapping[str, Any]) -> tuple[Convolution, tuple[int, ...]]:
     """The convolution of x, and the shape of y."""
     where = options["stride"], options["padding"], options["dilation"]
@@ -127,7 +114,7 @@ def conv_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple[
     if slots[1].wanted:
         dweight = b.out(slots[1], weight.shape, weight.dtype)
         b.compute(passes.wgrad(), x, dy, dweight)
-    return dx, dweight, _bias_gradient(b, passes.map, dy, slots[2])
+    return dx, dweight, _bias_gradient(b, dy, slots[2])
 
 
 def _conv_transpose(x: Array, weight: Array, options: Mapping[str, Any]) -> tuple[Convolution, tuple[int, ...]]:
@@ -160,32 +147,23 @@ def conv_transpose_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots)
     if slots[1].wanted:
         dweight = b.out(slots[1], weight.shape, weight.dtype)
         b.compute(passes.wgrad(), dy, x, dweight)
-    return dx, dweight, _bias_gradient(b, passes.image, dy, slots[2])
+    return dx, dweight, _bias_gradient(b, dy, slots[2])
 
 
-def _bias_gradient(b: CudaBackend, image: Operand, dy: Array, slot: Slot) -> Array | None:
-    if not slot.wanted:
-        return None
-    dbias = b.out(slot, (image.sizes[1],), dy.dtype)
-    sums = dbias if dy.dtype == computed(dy.dtype) else b.empty(dbias.shape, computed(dy.dtype))
-    b.compute(_sum(image), dy, sums)
-    if sums is not dbias:
-        b.assign(dbias, sums)
-    return dbias
+def _bias_gradient(b: CudaBackend, dy: Array, slot: Slot) -> Array | None:
+    return column_sums(b, rows_of(dy), b.out(slot, dy.shape[-1:], dy.dtype)) if slot.wanted else None
 
 
 def _conv_graphs(arrays: Sequence[Any], options: Mapping[str, Any]) -> list[Graph]:
     x, weight, bias = arrays
     passes, _ = _conv(x, weight, options)
-    graphs = [passes.fprop(None if bias is None else _bias(passes.map)), passes.dgrad(), passes.wgrad()]
-    return graphs if bias is None else [*graphs, _sum(passes.map)]
+    return [passes.fprop(None if bias is None else _bias(passes.map)), passes.dgrad(), passes.wgrad()]
 
 
 def _conv_transpose_graphs(arrays: Sequence[Any], options: Mapping[str, Any]) -> list[Graph]:
-    x, weight, bias = arrays
+    x, weight, _ = arrays
     passes, _ = _conv_transpose(x, weight, options)
-    graphs = [passes.dgrad(), passes.fprop(), passes.wgrad()]
-    return graphs if bias is None else [*graphs, _sum(passes.image)]
+    return [passes.dgrad(), passes.fprop(), passes.wgrad()]
 
 
 pair(conv, conv_forward, conv_backward, _conv_graphs)

@@ -8,7 +8,6 @@ import numpy as np
 
 from gpubackprop.backend.cuda import INSTALL
 from gpubackprop.errors import DeviceError
-from gpubackprop.kernels.cuda import cudnn_attention, cudnn_conv, cudnn_norm  # noqa: F401  # they enter their pairs
 from gpubackprop.kernels.cuda.cudnn import Cudnn, kept_plans
 
 

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gpubackprop.backend import Array
+from gpubackprop.kernels.cuda.backend import CudaBackend
 from gpubackprop.kernels.cuda.cudnn import Graph, operand, pair
 from gpubackprop.ops.norm import batch_norm
 from gpubackprop.tape import Slots
-
-if TYPE_CHECKING:
-    from gpubackprop.kernels.cuda.backend import CudaBackend
 
 FLOAT32 = np.dtype(np.float32)
 

@@ -22,7 +22,6 @@ from tests.kernels.cuda.cudnn_formulas import (
     diagonal_alignment,
     heur_mode,
     numerical_note,
-    reduction_mode,
     refuse,
     scalar_type,
 )
@@ -80,7 +79,7 @@ class CudnnDouble:
     __version__ = "1.28.0 (double)"
     cudnnGraphNotSupportedError = cudnnGraphNotSupportedError
     data_type, heur_mode, numerical_note, scalar_type = data_type, heur_mode, numerical_note, scalar_type
-    reduction_mode, diagonal_alignment = reduction_mode, diagonal_alignment
+    diagonal_alignment = diagonal_alignment
 
     def __init__(self, device: Any = None) -> None:
         self.device = device  #: of cupy_double.py: what is captured is put off
@@ -150,9 +149,6 @@ class Graph:
 
     def bias(self, *, input: Tensor, bias: Tensor) -> Tensor:
         return self._node("bias", 1, {"x": input, "bias": bias})[0]
-
-    def reduction(self, *, input: Tensor, mode: Any) -> Tensor:
-        return self._node("reduction", 1, {"x": input}, mode=mode)[0]
 
     def batchnorm(self, *, input: Tensor, **rest: Tensor) -> list[Tensor]:
         return self._node("batchnorm", 5, {"x": input, **rest})

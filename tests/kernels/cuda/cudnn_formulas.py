@@ -27,7 +27,6 @@ class data_type(enum.Enum):
 
 heur_mode = enum.Enum("heur_mode", "A FALLBACK")
 numerical_note = enum.Enum("numerical_note", "NONDETERMINISTIC DOWN_CONVERT_INPUTS TENSOR_CORE")
-reduction_mode = enum.Enum("reduction_mode", "ADD MAX")
 diagonal_alignment = enum.Enum("diagonal_alignment", "TOP_LEFT BOTTOM_RIGHT")
 scalar_type = enum.Enum("scalar_type", "COMPILE_TIME_CONST RUNTIME_PARAM")
 
@@ -46,8 +45,6 @@ def refuse(name: str, operands: dict[str, Any], attributes: dict[str, Any], resu
         if loss.dim:
             needed(weight.dim[0] == loss.dim[1], "channels")
             needed(_places(image.dim[2:], weight.dim[2:], attributes) == loss.dim[2:], "sizes")
-    elif name == "reduction":
-        needed(operands["x"].kind is not data_type.DOUBLE and results[0].kind is data_type.FLOAT, "types")
     elif name.startswith("batchnorm"):
         x = operands.get("x") or operands["input"]
         needed(x.kind is not data_type.DOUBLE, "float64")
@@ -115,12 +112,6 @@ def compute_conv_wgrad(results: Any, image: Any, loss: Any, **windows: Any) -> l
 
 def compute_bias(results: Any, x: Any, bias: Any) -> list[Any]:
     return [x + bias]
-
-
-def compute_reduction(results: Any, x: Any, mode: Any) -> list[Any]:
-    assert mode is reduction_mode.ADD
-    axes = tuple(i for i, n in enumerate(results[0].dim) if n == 1)
-    return [x.sum(axis=axes, keepdims=True)]
 
 
 def compute_batchnorm(

@@ -15,7 +15,7 @@ import cudnn
 import numpy as np
 from ml_dtypes import bfloat16
 
-from gpubackprop.kernels.cuda import cudnn_library  # noqa: F401  # enters the pairs
+from gpubackprop.kernels.cuda import cudnn_attention, cudnn_conv, cudnn_norm  # noqa: F401  # they enter their pairs
 from gpubackprop.kernels.cuda.cudnn import GRAPHS, Cudnn
 from gpubackprop.ops.attention import scaled_dot_product_attention, self_attention
 from gpubackprop.ops.conv import conv
