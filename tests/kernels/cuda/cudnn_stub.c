@@ -1,5 +1,5 @@
-/* What cuDNN asks of CUDA's driver and runtime while it plans: which GPU there is (COMPUTE is its capability, 90 say), and that
-   kernels it has compiled can be loaded. Whatever would run something fails. */
+/* What cuDNN asks of CUDA's driver and runtime while it plans: which GPU there is (COMPUTE is its capability, 90 say),
+   and that kernels it has compiled can be loaded. Whatever would run something fails. */
 #include <string.h>
 
 #define REFUSE(name) \
