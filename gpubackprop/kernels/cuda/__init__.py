@@ -8,10 +8,10 @@ run at once; and every choice of grid and block as to its speed.
 
 A family is a `.cu` file and the `.py` file of its name, which enters pairs and rules into the table of `kernel.py`;
 `common.cuh` is what the sources share, `philox.cuh` draws random numbers, `lines.cuh` sums down columns, `columns.cuh`
-is for threads that go down rows of channels, `totals.cuh` says how losses count. What works on the flat buffers does so by the tables of `chunks.py`, all params in a launch.
-`driver.py` compiles, `capture.py` makes a step a CUDA graph, `feed.py` brings it data, `cublaslt.py` and `matmul*.py`
-multiply. `cudnn*.py` does what cuDNN has plans for, where it is installed; `candidates.py` asks a measurement whether
-that is quicker.
+is for threads that go down rows of channels, `totals.cuh` says how losses count. What works on the flat buffers does so
+by the tables of `chunks.py`, all params in a launch. `driver.py` compiles, `capture.py` makes a step a CUDA graph,
+`feed.py` brings it data, `cublaslt.py` and `matmul*.py` multiply. `cudnn*.py` does what cuDNN has plans for, where it
+is installed; `candidates.py` asks a measurement whether that is quicker.
 """
 
 from __future__ import annotations
