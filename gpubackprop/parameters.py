@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gpubackprop.backend import Array, Backend, HostArray
 from gpubackprop.backend.philox import stream_of
+from gpubackprop.backend.precision import full
 from gpubackprop.errors import CheckpointError
 
 #: `init(rng, shape)`: the starting values of a param, float64 on the host.
@@ -18,9 +19,13 @@ Init: TypeAlias = Callable[[np.random.Generator, tuple[int, ...]], HostArray]
 
 
 class _Stored:
-    """An array that appears in the state dict, there in PyTorch's layout: `layout` is the transposition to it."""
+    """An array that appears in the state dict, there in PyTorch's layout: `layout` is the transposition to it.
+
+    `master` is what the state dict holds: `value`, or where that is short (backend/precision.py), its float32 original.
+    """
 
     value: Array = None
+    master: Array = None
 
     def __init__(self, shape: Sequence[int], layout: Sequence[int] | None = None) -> None:
         self.shape = tuple(shape)
@@ -43,8 +48,8 @@ class _Stored:
 class Param(_Stored):
     """A trainable array of a layer. Layers declare its shape and initialiser; building the model gives it memory.
 
-    `value` and `grad` are views of the model's flat buffers. `kind` is what weight-decay options call it. `fixed` is
-    the index of a row that has no gradient by definition: the padding row of a table.
+    `value`, `master` and `grad` are views of the model's flat buffers. `kind` is what weight-decay options call it.
+    `fixed` is the index of a row that has no gradient by definition: the padding row of a table.
     """
 
     grad: Array = None
@@ -82,9 +87,9 @@ class Segment(NamedTuple):
 class Parameters:
     """All trainable arrays of a model, in layer order, in one flat buffer per role.
 
-    value   the working copy that the ops read
-    master  the copy that the optimizer updates; the same array where the precisions agree
-    grad    gradients, in the same places
+    value   the working copy that the ops read, of `dtype`
+    master  the copy that the optimizer updates: float32 where `dtype` is short, else the same array as `value`
+    grad    gradients, in the same places and in master's dtype
 
     The model owns the buffers, an optimizer refers to them. Padding between segments stays zero everywhere.
     """
@@ -99,16 +104,23 @@ class Parameters:
             stop = size + prod(param.shape)
             self.segments.append(Segment(name, param, size, stop))
             size = -(-stop // self.ALIGN) * self.ALIGN
-        start = np.zeros(size, self.dtype)
+        start = np.zeros(size, full(self.dtype))
         for name, param, low, high in self.segments:
             # Each param draws from its own stream, so adding a layer does not change the others' weights.
             rng = np.random.default_rng([seed, stream_of(name)])
             start[low:high] = param.init(rng, param.shape).ravel()
-        self.value = self.master = backend.from_host(start)
-        self.grad = backend.xp.zeros(size, self.dtype)  # of which NumPy touches no page before it is used
+        self.master = backend.from_host(start)
+        self.value = backend.cast(self.master, self.dtype)
+        self.grad = backend.xp.zeros(size, start.dtype)  # of which NumPy touches no page before it is used
         for _, param, low, high in self.segments:
             param.value = self.value[low:high].reshape(param.shape)
+            param.master = self.master[low:high].reshape(param.shape)
             param.grad = self.grad[low:high].reshape(param.shape)
+
+    def work(self) -> None:
+        """value ← master, where they are two: after every change of master that the ops are to see."""
+        if self.value is not self.master:
+            self.backend.assign(self.value, self.master)
 
     def __len__(self) -> int:
         return len(self.segments)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from gpubackprop.backend import Array, Backend
+from gpubackprop.backend.precision import is_short
 from gpubackprop.errors import OperatorError, UsageError
 from gpubackprop.parameters import Param
 
@@ -18,13 +19,18 @@ class Slot:
     """What an op's backward should do about the gradient of one input.
 
     `wanted` False: nothing, return None. Otherwise return the gradient; where `out` is an array the op may write into
-    it and return it, which saves a copy.
+    it and return it, which saves a copy. `wide` is such an array in float32, given in its place for a short input
+    (backend/precision.py): an op that has the gradient in float32 may return it so, there or elsewhere.
     """
 
-    __slots__ = ("out", "wanted")
+    __slots__ = ("out", "wanted", "wide")
 
-    def __init__(self, wanted: bool = True, out: Array | None = None) -> None:
-        self.wanted, self.out = wanted, out
+    def __init__(self, wanted: bool = True, out: Array | None = None, wide: Array | None = None) -> None:
+        self.wanted, self.out, self.wide = wanted, out, wide
+
+    def widened(self) -> Slot:
+        """What a pair is told that does the work in float32."""
+        return self if self.wide is None else Slot(out=self.wide)
 
 
 SKIP, FREE = Slot(wanted=False), Slot()
@@ -65,7 +71,10 @@ class Tensor:
         raise _refuse("numpy.asarray", "asarray")
 
     def accumulate(self, grad: Array) -> None:
-        """Add a gradient. The first one is kept as it is: ops may return `dy` itself."""
+        """Add a gradient. The first one is kept as it is: ops may return `dy` itself; but of a short tensor it is
+        rounded, where it comes in float32."""
+        if is_short(self.value.dtype) and grad.dtype != self.value.dtype:
+            grad = self.tape.backend.cast(grad, self.value.dtype)
         if self.grad is None:
             self.grad = grad
         elif self.owned:
@@ -274,13 +283,14 @@ class Tape:
         if not getattr(x, "needs_grad", False):
             return SKIP
         if isinstance(x, Param) and x not in self.written:
-            return Slot(out=x.grad)
+            return Slot(out=x.grad) if x.grad.dtype == x.value.dtype else Slot(wide=x.grad)
         return FREE
 
     def _accumulate(self, x: Tensor | Param, grad: Array) -> None:
         if isinstance(x, Tensor):
             x.accumulate(grad)
         elif x in self.written:
+            grad = self.backend.cast(grad, x.grad.dtype) if is_short(x.value.dtype) else grad
             self.backend.add(x.grad, grad, out=x.grad)
         else:
             if grad is not x.grad:

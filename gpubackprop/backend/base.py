@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpubackprop.backend.precision import suited
 from gpubackprop.errors import UsageError
 
 #: An array of whichever backend is in use: `numpy.ndarray`, `cupy.ndarray` or the strict test array.
@@ -32,11 +33,15 @@ class Backend:
 
     #: whether work goes on after it was asked for, so that nothing in a step may look at values
     asynchronous: bool = False
+    float32: str = "float32"  #: how products of float32 are computed: "float32", or "tf32" where the device knows that
     fuses: bool = False  #: whether ops that do several layers' work are quicker here
 
     def pair(self, op: Any, arrays: Sequence[Any], options: Mapping[str, Any]) -> Any:
-        """The pair of functions that does `op` on these arrays: the op itself, or a kernel in its place."""
-        return op
+        """The pair of functions that does `op` on these arrays: the op itself, or a kernel in its place.
+
+        On short arrays most are done in float32 (backend/precision.py).
+        """
+        return suited(op, arrays)
 
     def rule(self, reference: Callable[..., Any]) -> Callable[..., Any]:
         """What does the work of a function that is not an op: itself, or a kernel in its place."""
@@ -56,7 +61,15 @@ class Backend:
 
     def assign(self, out: Array, x: Any) -> None:
         """out[...] = x, an array of its shape or a number."""
-        out[...] = x
+        with np.errstate(over="ignore"):  # a weight beyond float16, as a GPU takes it
+            out[...] = x
+
+    def cast(self, x: Array, dtype: Any) -> Array:
+        """x in another dtype, silent about what is too large for it; x itself where it is of it."""
+        if x.dtype == dtype:
+            return x
+        with np.errstate(over="ignore"):
+            return x.astype(dtype)
 
     def scatter_add(self, out: Array, index: Array, value: Array) -> None:
         """`out[index] += value` with every repetition of an index counted."""

@@ -25,6 +25,7 @@ from gpubackprop.errors import ConfigError
 from gpubackprop.registry import NonNegative, Registry, did_you_mean
 
 Device = Annotated[str, Pattern(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")]
+Precision = Literal["float64", "float32", "tf32", "bfloat16", "float16"]
 Name = Annotated[str, Pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", "a name of letters, digits, _, - and .")]
 
 Check = Callable[[Mapping[str, Any], Problems], None]  #: a further check: (checked values by key, problems)
@@ -62,7 +63,7 @@ class Kinds:
             Argument("name", Name, "run"),
             Argument("seed", NonNegative, 0),
             Argument("device", Device, "auto"),
-            Argument("precision", Literal["float32", "float64"], "float32"),
+            Argument("precision", Precision, "float32"),
             Argument("kernels", Literal["auto", "reference"], "auto"),
             Argument("plugins", list[str], factory=list),
             Argument("data", self.source),
@@ -83,7 +84,7 @@ class Config:
     name: str
     seed: int
     device: str
-    precision: Literal["float32", "float64"]
+    precision: Precision
     kernels: Literal["auto", "reference"]
     plugins: list[str]  #: absolute paths
     data: Component  #: `data.build()` is the source, `data.common.build()` the options that all data shares

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 import numpy as np
 
 from gpubackprop.backend import Array, Backend, HostArray, choose
-from gpubackprop.errors import CheckpointError, ShapeError, UsageError
+from gpubackprop.backend.precision import full, is_short, working
+from gpubackprop.errors import CheckpointError, ShapeError
 from gpubackprop.parameters import Buffer, Param, Parameters, checked
 from gpubackprop.registry import Registry, did_you_mean
 from gpubackprop.tape import Tape, Tensor
@@ -16,8 +17,6 @@ from gpubackprop.tape import Tape, Tensor
 Shape: TypeAlias = tuple[int, ...]  #: of one sample, without the batch axis: (H, W, C), (T, D), (I,)
 Shapes: TypeAlias = Shape | Mapping[str, Shape]  #: of a model that takes or gives several arrays, by name
 T = TypeVar("T")
-
-PRECISIONS = {"float32": np.float32, "float64": np.float64}
 
 
 class Layer:
@@ -129,17 +128,17 @@ class Layer:
         `input_shape` is one sample's, without the batch axis; of several inputs, by name. Raises ShapeError,
         DeviceError.
         """
-        if precision not in PRECISIONS:
-            raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+        dtype = working(precision)
         backend, _ = choose(device, kernels)
+        backend.float32 = "tf32" if precision == "tf32" else "float32"
         self.link({})
         if input_shape is not None:
             self.infer(*entry(input_shape))
-        dtype = PRECISIONS[precision]
         stored, params = self.declare(dtype)
         for array in stored.values():
             if isinstance(array, Buffer):
-                array.value = backend.from_host(np.full(array.shape, array.fill, array.dtype or dtype))
+                array.value = backend.from_host(np.full(array.shape, array.fill, array.dtype or full(dtype)))
+                array.master = array.value
         symbols = any(layer.symbols for _, layer in self.walk())
         self._built = _Built(backend, Parameters(params, backend, dtype, seed), stored, seed, symbols)
         return self
@@ -174,7 +173,7 @@ class Layer:
     def __call__(self, x: Any) -> Any:
         """A tensor: run inside the forward pass. An array (N, *shape): inference, the same kind of array out.
 
-        Several inputs are a dict of arrays, and several outputs come as one.
+        Several inputs are a dict of arrays, and several outputs come as one; of a short precision they are float32.
         """
         if isinstance(x, Tensor):
             return self.forward(x)
@@ -183,7 +182,8 @@ class Layer:
             y = self.forward(Tape(backend).input(inputs))
         sample = next(iter(x.values())) if isinstance(x, Mapping) else x
         give = (lambda a: a) if backend.owns(sample) else backend.to_host
-        return {name: give(each.value) for name, each in y.items()} if isinstance(y, Mapping) else give(y.value)
+        found = outcome(y)
+        return {name: give(each) for name, each in found.items()} if isinstance(found, Mapping) else give(found)
 
     def as_input(self, x: Any) -> Any:
         """x (N, *shape) on the model's device and in its precision; ShapeError where a layer cannot take the shape.
@@ -206,7 +206,7 @@ class Layer:
     def state_dict(self) -> dict[str, HostArray]:
         """Copies of all params and buffers under PyTorch's keys and in its layouts, as NumPy arrays."""
         to_host = self.built.backend.to_host
-        return {key: np.array(a.to_torch(to_host(a.value)), order="C") for key, a in self.built.stored.items()}
+        return {key: np.array(a.to_torch(to_host(a.master)), order="C") for key, a in self.built.stored.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy and cast from a state dict with exactly this model's keys; a missing num_batches_tracked is let pass.
@@ -223,8 +223,9 @@ class Layer:
             raise CheckpointError(f"the state dict does not fit the model: {'; '.join(wrong)}{hint}")
         fitting = {key: checked(key, stored[key].torch_shape, array) for key, array in state.items()}
         for key, host in fitting.items():
-            value = stored[key].value
-            value[...] = backend.from_host(np.ascontiguousarray(stored[key].from_torch(host), value.dtype))
+            master = stored[key].master
+            master[...] = backend.from_host(np.ascontiguousarray(stored[key].from_torch(host), master.dtype))
+        self.built.parameters.work()
 
 
 class _Built:
@@ -244,6 +245,13 @@ class _Built:
         if not self.backend.owns(x):
             return self.backend.from_host(x, dtype)
         return x if x.dtype == dtype else x.astype(dtype)
+
+
+def outcome(y: Any) -> Any:
+    """The array or arrays that a model's output is, in float32 where the model's precision is short."""
+    if isinstance(y, Mapping):
+        return {name: outcome(each) for name, each in y.items()}
+    return y.tape.backend.cast(y.value, full(y.value.dtype)) if is_short(y.value.dtype) else y.value
 
 
 def entry(shape: Shapes) -> tuple[Shape, dict[str, Shape]]:

@@ -144,6 +144,7 @@ def update_masked_statistics(
     momentum: float | None,
 ) -> None:
     """`update_statistics` by x (N, T, ..., C) where mask (N, T) keeps it; less than two positions change nothing."""
+    x = b.cast(x, running_mean.dtype)
     kept = _wide(b, mask, x)[..., None]
     over, count = tuple(range(x.ndim - 1)), kept.sum().astype(x.dtype)
     some = count > 1  # one value has no variance

@@ -131,6 +131,7 @@ def update_instance_statistics(
 
     The variance is unbiased, as PyTorch's. An effect: the tape calls it once the step is known to count.
     """
+    x = b.cast(x, running_mean.dtype)
     grouped = x.reshape(x.shape[0], prod(x.shape[1:-1]), x.shape[-1], 1)
     share, kept = _shares(b, grouped, x.shape, mask)
     mean = (grouped * share).sum(axis=1, keepdims=True)

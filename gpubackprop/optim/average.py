@@ -46,17 +46,15 @@ class WeightAverage:
     @contextmanager
     def swapped(self) -> Iterator[None]:
         """The average in the place of the weights, as long as it is looked at."""
-        buffers = [self.params.master]
-        if self.params.value is not self.params.master:
-            buffers.append(self.params.value)
-        kept = [buffer.copy() for buffer in buffers]
-        for buffer in buffers:
-            buffer[...] = self.value
+        params = self.params
+        kept = params.master.copy()
+        params.master[...] = self.value
+        params.work()
         try:
             yield
         finally:
-            for buffer, before in zip(buffers, kept, strict=True):
-                buffer[...] = before
+            params.master[...] = kept
+            params.work()
 
 
 def follow(b: Backend, mean: Array, value: Array, share: Array) -> None:

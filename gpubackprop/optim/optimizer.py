@@ -271,8 +271,7 @@ def update_all(self: Optimizer, ok: Array | None) -> None:
             rule(self, params.master[part], params.grad[part], state, scalars, decay)
     for array, before in kept:
         array[...] = self.xp.where(ok, array, before)
-    if params.value is not params.master:
-        params.value[...] = params.master
+    params.work()
 
 
 def check_params(taker: object, params: object) -> None:

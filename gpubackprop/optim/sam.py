@@ -32,7 +32,7 @@ class SAM(Wrapper):
     ) -> None:
         super().__init__(params, optimizer)
         self.rho, self.adaptive = rho, adaptive
-        self.kept = self.xp.zeros_like(params.value)  # the params while they are elsewhere
+        self.kept = self.xp.zeros_like(params.master)  # the params while they are elsewhere
 
     @property
     def copies(self) -> int:
@@ -44,13 +44,15 @@ class SAM(Wrapper):
         found = super().gradient(evaluate)
         self.perturb()
         super().gradient(evaluate)
-        self.params.value[...] = self.kept
+        self.params.master[...] = self.kept
+        self.params.work()
         return found
 
     def perturb(self) -> None:
         """w ← w + e."""
-        xp, value, grad = self.xp, self.params.value, self.params.grad
+        xp, value, grad = self.xp, self.params.master, self.params.grad
         self.kept[...] = value
         length = self.backend.rule(norm)(self.backend, xp.abs(value) * grad if self.adaptive else grad)
         scale = self.rho / (length + self.EPS)
         value += scale * (xp.square(value) * grad if self.adaptive else grad)
+        self.params.work()

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gpubackprop.backend import cpu
+from gpubackprop.backend.precision import PRECISIONS
 from gpubackprop.nn.containers import Container, Each
-from gpubackprop.nn.layer import PRECISIONS, Layer, Shape, Shapes, entry
+from gpubackprop.nn.layer import Layer, Shape, Shapes, entry
 from gpubackprop.nn.skip import Share
 from gpubackprop.parameters import Param
 from gpubackprop.run.check import Plan

@@ -11,10 +11,10 @@ from typing import Any
 
 from gpubackprop import data as data_floor
 from gpubackprop.backend import choose
+from gpubackprop.backend.precision import PRECISIONS
 from gpubackprop.config import Config, load_config
 from gpubackprop.data import Data, Preprocessing
 from gpubackprop.errors import DivergedError, GpubackpropError, InterruptedRun, UsageError
-from gpubackprop.nn.layer import PRECISIONS
 from gpubackprop.optim.schedule import Constant
 from gpubackprop.run import directory as files
 from gpubackprop.run.build import train_step

@@ -14,11 +14,12 @@ import numpy as np
 
 from gpubackprop import data as data_floor
 from gpubackprop.backend import HostArray
+from gpubackprop.backend.precision import PRECISIONS
 from gpubackprop.config import Config, load_config
 from gpubackprop.data import DataOptions, Inputs, Loader, Preprocessing, Split, read_inputs
 from gpubackprop.errors import CheckpointError, DataError, UsageError
 from gpubackprop.nn.containers import Sequential
-from gpubackprop.nn.layer import PRECISIONS, Layer, entry
+from gpubackprop.nn.layer import Layer, entry
 from gpubackprop.run.directory import RunDirectory, read_metrics
 from gpubackprop.run.generate import Sampling, generate, translate
 from gpubackprop.training import checkpoint

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpubackprop.backend import HostArray
 from gpubackprop.errors import UsageError
-from gpubackprop.nn.layer import Layer
+from gpubackprop.nn.layer import Layer, outcome
 from gpubackprop.nn.loss import Loss
 from gpubackprop.tape import Tape
 from gpubackprop.training.metric import Metric, Totals
@@ -28,16 +28,12 @@ def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Itera
         with backend.running():
             output, total, weight = batch_loss(model, loss, Tape(backend, carry=carry), batch)
         losses.add([total.value, weight.value])
-        mask, values = target_mask(output, batch), _values(output)
+        mask, values = target_mask(output, batch), outcome(output)
         for metric, so_far in zip(metrics, totals, strict=True):
             so_far.add(metric.sums(backend.xp, values, batch["targets"], *([] if mask is None else [mask])))
     total_loss, total_weight = losses.read(backend.to_host)
     found = {"loss": total_loss / total_weight if total_weight else float("nan")}
     return found | {m.name: m.value(*t.read(backend.to_host)) for m, t in zip(metrics, totals, strict=True)}
-
-
-def _values(output: Any) -> Any:
-    return {name: each.value for name, each in output.items()} if isinstance(output, Mapping) else output.value
 
 
 def outputs(model: Layer, inputs: HostArray, batch_size: int, mask: HostArray | None = None) -> Iterator[HostArray]:
@@ -54,4 +50,4 @@ def outputs(model: Layer, inputs: HostArray, batch_size: int, mask: HostArray | 
         if isinstance(y, Mapping):
             heads = ", ".join(y)
             raise UsageError(f"the model has several outputs ({heads}), predict writes one; use Python: load(run)(x)")
-        yield backend.to_host(y.value)
+        yield backend.to_host(outcome(y))

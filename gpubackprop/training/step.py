@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gpubackprop.backend import Array, Backend, HostArray
+from gpubackprop.backend.precision import is_float
 from gpubackprop.errors import UsageError
 from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.loss import ByClass, Elementwise, Loss
@@ -289,8 +290,8 @@ def as_batches(data: Sequence[Any]) -> Sequence[Batch]:
 
 
 def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
-    """The batch's arrays on the model's device: inputs and float arrays in its precision, integers as int64, masks as
-    booleans.
+    """The batch's arrays on the model's device: inputs in its precision, other float arrays too unless that is short
+    (then in float32), integers as int64, masks as booleans.
 
     Raises UsageError, ShapeError where the arrays do not fit together, the model or the loss.
     """
@@ -319,7 +320,7 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
         loss.check_targets(targets)  # on the host still, where looking at values waits for nothing
     inputs, built = model.as_input(batch["inputs"]), model.built
     dtypes = {"mask": (bool, bool)}  # by name: of floats, and of integers
-    usual = built.parameters.dtype, np.int64
+    usual = built.parameters.master.dtype, np.int64
     return {
         name: inputs if name == "inputs" else _plain(built.backend, array, *dtypes.get(name, usual))
         for name, array in batch.items()
@@ -339,6 +340,6 @@ def _plain(backend: Backend, array: Any, floats: Any, integers: Any) -> Any:
     if isinstance(array, Mapping):
         return {name: _plain(backend, each, floats, integers) for name, each in array.items()}
     here = array if backend.owns(array) else backend.from_host(array)
-    kind = np.dtype(here.dtype).kind
+    kind = "f" if is_float(here.dtype) else np.dtype(here.dtype).kind
     wanted = np.dtype({"f": floats, "i": integers, "u": integers}.get(kind, here.dtype))
     return here if here.dtype == wanted else here.astype(wanted)

@@ -11,6 +11,7 @@ import numba
 import numpy as np
 
 from gpubackprop.backend import Array, NumpyBackend
+from gpubackprop.backend.precision import is_short
 from gpubackprop.kernels.cpu import ahead, glue
 from gpubackprop.kernels.cpu.blas import one_thread
 from gpubackprop.kernels.cpu.host import HostOp, effect
@@ -46,7 +47,8 @@ class CpuBackend(NumpyBackend):
         kernel = KERNELS.get(op)
         if kernel is not None and kernel.fits(arrays, options):
             return kernel
-        return op if self.recording is None else HostOp(op)
+        pair = super().pair(op, arrays, options)
+        return HostOp(op) if pair is op and self.recording is not None else pair
 
     def rule(self, reference: Any) -> Any:
         """What stands in for a function that is not an op, else the function itself."""
@@ -121,7 +123,7 @@ class CpuBackend(NumpyBackend):
     def add(self, x: Array, y: Array, out: Array | None = None) -> Array:
         """x + y of one shape, into `out` where it is given."""
         out = self.empty(x.shape, x.dtype) if out is None else out
-        if out.size < GLUE or not all(a.flags.c_contiguous for a in (x, y, out)):
+        if out.size < GLUE or is_short(out.dtype) or not all(a.flags.c_contiguous for a in (x, y, out)):
             self.launch(np.add, x, y, out)
         elif out is x:
             self.launch(glue.add_to, out.reshape(-1), y.reshape(-1), cost=3 * glue.STREAM * out.size)
@@ -143,10 +145,20 @@ class CpuBackend(NumpyBackend):
     def assign(self, out: Array, x: Any) -> None:
         """out[...] = x, an array of its shape or a number."""
         flat = type(x) is np.ndarray and x.flags.c_contiguous and out.flags.c_contiguous
-        if flat and out.size >= GLUE and x.shape == out.shape:
+        if is_short(out.dtype) or (flat and is_short(x.dtype)):
+            self.launch(_cast, x, out)
+        elif flat and out.size >= GLUE and x.shape == out.shape:
             self.launch(glue.copy, out.reshape(-1), x.reshape(-1), cost=2 * glue.STREAM * out.size)
         else:
             self.launch(np.copyto, out, np.nan if x is None else x)  # as NumPy assigns what a faulty op gave
+
+    def cast(self, x: Array, dtype: Any) -> Array:
+        """x in another dtype; x itself where it is of it."""
+        if x.dtype == dtype:
+            return x
+        out = self.empty(x.shape, dtype)
+        self.launch(_cast, x, out)
+        return out
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array of step memory, to be written before it is read."""
@@ -173,6 +185,12 @@ class CpuBackend(NumpyBackend):
         if ALONE.value:
             return "kernels on 1 thread, since this process is a fork"
         return f"kernels on {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+def _cast(x: Any, out: Array) -> None:
+    """out ← x, to or from a dtype that nothing is compiled for."""
+    with np.errstate(over="ignore"):
+        out[...] = x
 
 
 def _thread_count() -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.backend.precision import is_float
 from gpubackprop.kernels.kernel import Table, rows_of
 
 __all__ = ["CHOICES", "KERNELS", "RULES", "kernel", "rows_of", "rule", "same_floats"]
@@ -17,7 +18,7 @@ CHOICES: dict[str, str] = {}
 
 def same_floats(arrays: Sequence[Any], options: Mapping[str, Any]) -> bool:
     """Whether all float arrays are float32, or all float64: what is compiled."""
-    kinds = {a.dtype for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
+    kinds = {a.dtype for a in arrays if isinstance(a, np.ndarray) and is_float(a.dtype)}
     return len(kinds) == 1 and kinds <= {np.dtype(np.float32), np.dtype(np.float64)}
 
 

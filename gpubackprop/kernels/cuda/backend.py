@@ -8,6 +8,7 @@ from typing import Any
 
 from gpubackprop.backend import Array
 from gpubackprop.backend.cuda import CupyBackend
+from gpubackprop.backend.precision import suited
 from gpubackprop.errors import UsageError
 from gpubackprop.kernels.cuda import cublaslt, cudnn_library
 from gpubackprop.kernels.cuda.candidates import Candidate, own_kernel, situation
@@ -56,7 +57,7 @@ class CudaBackend(CupyBackend):
         for name, find in self.candidates.items():
             if chosen in (None, name) and (found := find(op, arrays, options)) is not None:
                 return found
-        return op
+        return suited(op, arrays)
 
     @property
     def candidates(self) -> dict[str, Candidate]:

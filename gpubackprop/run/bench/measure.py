@@ -11,8 +11,8 @@ from typing import Any
 
 from gpubackprop import data as data_floor
 from gpubackprop.backend import NumpyBackend, choose, cpu
+from gpubackprop.backend.precision import PRECISIONS
 from gpubackprop.nn.conv import Conv2d
-from gpubackprop.nn.layer import PRECISIONS
 from gpubackprop.run.bench.compare import Contender, compare, machine, threads_of
 from gpubackprop.run.bench.task import Task, difference
 from gpubackprop.run.check import Plan, make_plan
