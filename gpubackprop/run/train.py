@@ -181,6 +181,7 @@ class _Training:
             observers=[self.metrics, self.log, self.tensorboard, *([self.bar] if progress else [])],
             state=self.state,
             interrupted=lambda: self.signals.received is not None,
+            say=self.say,
         )
 
     def say(self, line: str) -> None:

@@ -29,6 +29,7 @@ from gpubackprop.training.trainer import State
 
 FORMAT = 1
 RAW = "raw."  #: before the keys of the weights themselves, where model.safetensors holds their average
+SCALE = "loss_scale."  #: before the keys of the loss scale's state
 CARRY = "carry."  #: before the keys of states that stateful layers hand on from step to step
 
 
@@ -42,6 +43,8 @@ def save(folder: Path, step: TrainStep, state: State) -> None:
     model, average = step.model, step.average
     weights, updates = model.state_dict(), step.optimizer.state_dict()
     updates |= {f"{CARRY}{key}": array for key, array in step.carried().items()}
+    if step.loss_scale is not None:
+        updates |= {SCALE + name: array for name, array in step.loss_scale.state_dict().items()}
     if average is not None:
         updates |= {RAW + key: weights[key] for key, a in model.built.stored.items() if isinstance(a, Param)}
         with average.swapped():
@@ -101,8 +104,8 @@ def load(folder: Path, step: TrainStep) -> State:
     path = folder / "optimizer.safetensors"
     with _naming(path):
         saved = _tensors(path)
-        raw, carried = _under(RAW, saved), _under(CARRY, saved)
-        updates = {key: array for key, array in saved.items() if not key.startswith((RAW, CARRY))}
+        raw, carried, scale = (_under(prefix, saved) for prefix in (RAW, CARRY, SCALE))
+        updates = {key: array for key, array in saved.items() if not key.startswith((RAW, CARRY, SCALE))}
         step.optimizer.load_state_dict(updates, steps)
         if (average is not None) != bool(raw):
             averaged, now = ("with", "without") if raw else ("without", "with")
@@ -110,6 +113,8 @@ def load(folder: Path, step: TrainStep) -> State:
         if average is not None:
             average.value[...] = average.params.master
             model.load_state_dict(model.state_dict() | raw)
+        if step.loss_scale is not None and scale:  # none where a run goes on in float16 that had begun in another
+            step.loss_scale.load_state_dict(scale)
         step.carry_on(carried)
     return state
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from contextlib import contextmanager
+from functools import partial, reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,10 +15,10 @@ from gpubackprop.errors import UsageError
 from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.loss import ByClass, Elementwise, Loss
 from gpubackprop.ops.loss import with_auxiliary
-from gpubackprop.optim import GradientNoise, Optimizer, WeightAverage
+from gpubackprop.optim import GradientNoise, LossScale, Optimizer, WeightAverage
 from gpubackprop.optim.clip import clip_norm, clip_value
 from gpubackprop.optim.wrapper import Wrapper
-from gpubackprop.parameters import Param
+from gpubackprop.parameters import Buffer, Param
 from gpubackprop.registry import did_you_mean
 from gpubackprop.tape import Tape, Tensor
 
@@ -38,6 +39,8 @@ class TrainStep:
     clip_value  clip every element of the gradient to ±this
     noise       added to the gradient, before it is clipped
     average     a running mean of the weights, kept up to date
+    loss_scale  a factor on the loss while gradients are computed; a model in float16 has one unless it is given. A step
+                whose gradient overflows changes nothing but the scale: it counts as a step, no more
     After a step `grad_norm` holds the norm before clipping, shape (), where clip_norm is used.
     """
 
@@ -50,6 +53,7 @@ class TrainStep:
         clip_value: float | None = None,
         noise: GradientNoise | None = None,
         average: WeightAverage | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         for name, holder in (("optimizer", optimizer), ("noise", noise), ("average", average)):
             if holder is not None and holder.params is not model.parameters():
@@ -62,6 +66,9 @@ class TrainStep:
         #: States of stateful layers after the last step, by micro-batch.
         self.carries: list[dict[str, list[Array]]] = []
         self._backend = model.built.backend
+        if loss_scale is None and model.parameters().dtype == np.float16:
+            loss_scale = LossScale(self._backend)
+        self.loss_scale = loss_scale
         self._begun = False  # whether the weights are being updated; of a replayed step it is not known
         self._update = self._backend.repeated(self.update, self._on_device, self._made_of)
         self._number = self._backend.from_host(np.zeros((), np.uint64))
@@ -105,8 +112,13 @@ class TrainStep:
         if held and sum(held) != sum(map(samples_in, batches)):
             self.carries.clear()  # the states of other sequences: a step of what is left at the end of an epoch
         self.carries += [{} for _ in range(len(batches) - len(self.carries))]
-        evaluate = partial(self.gradient, batches, self.carries[: len(batches)])
+        oks: list[Array] = []
+        evaluate = partial(self.gradient, batches, self.carries[: len(batches)], oks)
         losses, weight, tapes, carries = self.optimizer.gradient(evaluate)
+        ok = reduce(b.xp.logical_and, oks) if oks else None
+        if ok is not None:
+            b.only_once("a loss scale may leave the step out")
+            carries = [_held(b, ok, new, old) for new, old in zip(carries, self.carries, strict=False)]
         if any(carries):
             b.only_once("layers hand states on from step to step")
         self.carries[: len(batches)] = carries
@@ -122,12 +134,24 @@ class TrainStep:
         if self.clip_norm is not None:
             norm = b.rule(clip_norm)(b, params.grad, self.clip_norm)
         self._begun = True
-        self.optimizer.update()
+        self.optimizer.update(ok)
         if self.average is not None:
-            self.average.update()
-        for tape in tapes:
-            tape.apply_effects()
+            self.average.update(ok)
+        with self._buffers_held(ok):
+            for tape in tapes:
+                tape.apply_effects()
+        if self.loss_scale is not None and ok is not None:
+            self.loss_scale.update(ok)
         return b.xp.asarray(b.divide(losses, weight)), norm  # a 0-d array, where NumPy gives a scalar
+
+    @contextmanager
+    def _buffers_held(self, ok: Array | None) -> Iterator[None]:
+        """Where `ok` is false the model's buffers are afterwards what they were."""
+        stored = self.model.built.stored.values() if ok is not None else ()
+        before = [(each.value, each.value.copy()) for each in stored if isinstance(each, Buffer)]
+        yield
+        for array, old in before:
+            array[...] = self._backend.xp.where(ok, array, old)
 
     def carried(self) -> dict[str, HostArray]:
         """The states that stateful layers hand on, for a checkpoint: NumPy arrays by micro-batch, layer and number."""
@@ -148,14 +172,19 @@ class TrainStep:
             self.carries[int(number)].setdefault(rest.rpartition(".")[0], []).append(array)
 
     def gradient(
-        self, batches: Sequence[Batch], before: Sequence[dict[str, Any]]
+        self, batches: Sequence[Batch], before: Sequence[dict[str, Any]], oks: list[Array]
     ) -> tuple[Array, Array, list[Tape], list[dict[str, Any]]]:
         """Fill the gradient of the mean loss where the params stand; what `accumulate` gives, and the states after it.
 
         The states of stateful layers `before` are left as they are: an optimizer may want another gradient of the step.
+        Where the loss is scaled, `oks` takes whether the gradient is finite, shape ().
         """
         carries = [dict(each) for each in before]
-        losses, weight, tapes = accumulate(self.model, self.loss, batches, self._number, carries)
+        scale = self.loss_scale
+        factor = None if scale is None else scale.scale
+        losses, weight, tapes = accumulate(self.model, self.loss, batches, self._number, carries, factor)
+        if scale is not None:
+            oks.append(scale.unscale_and_check(self._backend, self.optimizer.params.grad))
         return losses, weight, tapes, carries
 
 
@@ -181,8 +210,9 @@ def accumulate(
     batches: Sequence[Batch],
     step: int | Array,
     carries: Sequence[dict[str, Any] | None] | None = None,
+    scale: Array | None = None,
 ) -> tuple[Array, Array, list[Tape]]:
-    """Forward and backward over micro-batches on the device, filling the gradient of the mean loss.
+    """Forward and backward over micro-batches on the device, filling the gradient of the mean loss, times `scale`.
 
     Returns the summed loss, the summed weight, both of shape (), and the tapes, whose effects are still to be applied.
     """
@@ -190,6 +220,7 @@ def accumulate(
     written: set[Param] = set()
     tapes: list[Tape] = []
     b, totals, first = built.backend, None, 0
+    start, unit = scale, None  # of the backward pass; what gradients are in units of, where there is a scale
     for batch, carry in zip(batches, carries or [None] * len(batches), strict=True):
         count = samples_in(batch)
         samples = b.xp.arange(first, first + count)
@@ -205,8 +236,12 @@ def accumulate(
         )
         total, weight = batch_loss(model, loss, tape, batch)[1:]
         # Of several batches the weight of all is known only after the last one.
-        share = b.xp.asarray(b.divide(b.xp.ones_like(weight.value), weight.value)) if len(batches) == 1 else None
-        tape.backward(total, share)
+        if len(batches) == 1:
+            start = b.xp.asarray(b.divide(b.xp.ones_like(weight.value) if scale is None else scale, weight.value))
+        elif scale is not None and unit is None:  # a scale fits gradients of a mean: short ones of a sum overflow
+            unit = b.xp.where(weight.value > 0, weight.value, b.xp.ones_like(weight.value))
+            start = scale / unit
+        tape.backward(total, start)
         found = total.value, weight.value
         totals = found if totals is None else tuple(map(b.add, totals, found))
         first += count
@@ -217,7 +252,7 @@ def accumulate(
     assert totals is not None
     if len(batches) > 1:
         grad = built.parameters.grad
-        b.divide(grad, totals[1], out=grad)
+        b.divide(grad, totals[1] if unit is None else totals[1] / unit, out=grad)
     return *totals, tapes
 
 
@@ -244,6 +279,16 @@ def _inside(whole: Layer | Loss) -> list[Layer | Loss]:
                 values = values if isinstance(value, dict | list | tuple) else (value,)
                 left += [each for each in values if isinstance(each, Layer | Loss)]
     return list(found.values())
+
+
+def _held(b: Backend, ok: Array, new: Mapping[str, list[Array]], old: Mapping[str, list[Array]]) -> dict[str, Any]:
+    """The states that stateful layers hand on: the new ones where `ok`, else the old ones, zeros without such."""
+
+    def chosen(name: str, place: int, array: Array) -> Array:
+        before = old[name][place] if name in old else b.xp.zeros_like(array)
+        return b.xp.where(ok, array, before)
+
+    return {name: [chosen(name, place, a) for place, a in enumerate(arrays)] for name, arrays in new.items()}
 
 
 def target_mask(output: Any, batch: Batch) -> Any:

@@ -73,6 +73,8 @@ class Trainer:
             time that it is measured: "val/accuracy", "train/loss"; None where there is none
     """
 
+    MANY = 10  #: steps left out in a row that are worth a warning: from 65536 the scale finds its place in fewer
+
     def __init__(
         self,
         step: TrainStep,
@@ -93,13 +95,14 @@ class Trainer:
         observers: Sequence[Observer] = (),
         state: State | None = None,
         interrupted: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.step, self.schedule, self.loader, self.validation = step, schedule, loader, validation
         self.metrics, self.monitor, self.accumulate = metrics, monitor, accumulate
         self.patience, self.min_delta = patience, min_delta
         self.total_steps = total_steps
         self.steps_per_epoch = math.ceil(len(loader) / accumulate)
-        self.save, self.observers, self.interrupted = save, observers, interrupted
+        self.save, self.observers, self.interrupted, self.say = save, observers, interrupted, say
         self.state = state or State()
         self.base_lr = step.optimizer.lr
         self._pending: list[Array] = []  # losses still on the device
@@ -212,7 +215,21 @@ class Trainer:
         if self.step.grad_norm is not None:
             record["grad_norm"] = float(self.step.model.built.backend.to_host(self.step.grad_norm))
         state.losses, state.counts, state.logged_at = [], [], state.seconds
-        return record
+        return record | self._scale()
+
+    def _scale(self) -> Record:
+        """The loss scale, and how many steps it has left out so far; a warning where many in a row."""
+        scale = self.step.loss_scale
+        if scale is None:
+            return {}
+        found = scale.state_dict()
+        _, in_a_row, in_all = found["counts"].tolist()
+        if in_a_row >= self.MANY:
+            self.say(
+                f"warning: the last {in_a_row} steps were left out, since their gradients are not finite in float16, "
+                f"even at a loss scale of {float(found['scale']):.3g}; try precision bfloat16, or a lower lr"
+            )
+        return {"loss_scale": float(found["scale"]), "skipped_steps": float(in_all)}
 
     def validate(self) -> Record:
         """Loss and metrics on the validation split, of the averaged weights where there are such."""
@@ -255,8 +272,9 @@ class Trainer:
     def diverged(self, step: int, what: str) -> DivergedError:
         """What to say when training went astray."""
         lr = self.schedule.lr(step - 1, self.base_lr)
+        short = ", or precision bfloat16: float16 ends at 65504" if self.step.loss_scale is not None else ""
         return DivergedError(
-            f"training diverged at step {step}: {what} (lr {lr:.3g}); try a lower lr, clip_norm or a warmup"
+            f"training diverged at step {step}: {what} (lr {lr:.3g}); try a lower lr, clip_norm or a warmup{short}"
         )
 
     def _stamped(self, record: Record) -> Record:

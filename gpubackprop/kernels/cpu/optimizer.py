@@ -16,6 +16,7 @@ from gpubackprop.kernels.cpu.glue import STREAM, part
 from gpubackprop.kernels.cpu.jit import parallel, prange, serial
 from gpubackprop.kernels.cpu.kernel import rule
 from gpubackprop.optim import SGD, Adadelta, Adagrad, Adam, Lion, NAdam, RAdam, RMSprop, average
+from gpubackprop.optim.optimizer import update_all
 
 CHUNK = 512  # numbers: the arrays of one pass are still in the nearest cache at the next
 ADAM, NADAM, RADAM = 0, 1, 2
@@ -296,4 +297,5 @@ for _cls, _rule in (
     (RMSprop, rmsprop_run),
 ):
     rule(_cls.update_run, _rule)
+rule(update_all, update_all)  # as it is: a recorded step is to see the launches in it
 rule(average.follow, follow)
