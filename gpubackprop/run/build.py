@@ -30,7 +30,7 @@ def build(
     input_shape  of one sample, without the batch axis, or of several inputs by name; may be left out where all sizes
                  are given
     device       cpu, cuda, cuda:N or auto
-    precision    float32 or float64
+    precision    float64, float32, tf32, or bfloat16, float16: stored so, with float32 master weights
     kernels      auto: compiled ones where there are such; reference: the ops as they are written
 
     Raises ConfigError for a list with mistakes, ShapeError where layers do not fit, DeviceError.

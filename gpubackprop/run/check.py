@@ -12,6 +12,7 @@ import numpy as np
 
 from gpubackprop import data
 from gpubackprop.backend import NumpyBackend
+from gpubackprop.backend.precision import working
 from gpubackprop.config import Component, Config, Problems, Training, load_config
 from gpubackprop.config.document import Mark
 from gpubackprop.data import DataInfo, DataOptions, Source
@@ -99,6 +100,7 @@ def make_plan(
     """Read a config, make its parts and check that they fit. Raises ConfigError with all problems at once.
 
     A text is a path, or the name of a template; `arrays` are the user's own, by split, in place of the config's source.
+    Raises UsageError where the precision needs a package that is missing.
     """
     if isinstance(config, str):
         config = templates.find(config)
@@ -106,6 +108,7 @@ def make_plan(
         config = {**config, "data": "arrays"}
     parts = _Parts(arrays)
     checked = load_config(config, overrides, checks=[parts])
+    working(checked.precision)  # whether its package is there
     found = parts.source, parts.options, parts.info, parts.model, parts.loss
     assert all(part is not None for part in found), "a part that cannot be made is a problem, which load_config raises"
     return Plan(checked, *found, parts.metrics)  # type: ignore[arg-type]  # the assertion above, which mypy cannot follow

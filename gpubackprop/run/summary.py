@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpubackprop.backend import cpu
-from gpubackprop.backend.precision import PRECISIONS
+from gpubackprop.backend.precision import PRECISIONS, working
 from gpubackprop.nn.containers import Container, Each
 from gpubackprop.nn.layer import Layer, Shape, Shapes, entry
 from gpubackprop.nn.skip import Share
@@ -45,11 +45,12 @@ def lines(plan: Plan) -> list[str]:
     ]
     table.insert(1, "  ".join("-" * width for width in widths))
 
-    size = np.dtype(PRECISIONS[config.precision]).itemsize
+    size, full = working(config.precision).itemsize, np.dtype(PRECISIONS[config.precision]).itemsize
     batch = plan.options.batch_size
     parameters = model.parameters()
     optimizer = config.optimizer.build(parameters)
-    values = parameters.value.shape[0] * size
+    length = parameters.value.shape[0]
+    masters = f", {_bytes(length * full)} as they are updated" if size != full else ""
     outputs = sum(use.items * prod(_output(use.layer)) for use in uses if use.kept) * batch * size
     flops = forward_flops(model)
     return [
@@ -57,9 +58,9 @@ def lines(plan: Plan) -> list[str]:
         "",
         f"input                 {_shape(plan.info.input_shape)}, batch {batch}",
         f"output                {_shape(model.infer(*entry(plan.info.input_shape)))}",
-        f"parameters            {parameters.count:,} ({_bytes(values)})",
-        f"gradients             {_bytes(values)}",
-        f"optimizer state       {_bytes(values * optimizer.copies)} ({config.optimizer.type})",
+        f"parameters            {parameters.count:,} ({_bytes(length * size)}{masters})",
+        f"gradients             {_bytes(length * full)}",
+        f"optimizer state       {_bytes(length * full * optimizer.copies)} ({config.optimizer.type})",
         f"layer outputs         {_bytes(outputs)} a batch, kept for the backward pass",
         f"FLOPs                 {_number(flops)} a sample forward, about {_number(3 * flops * batch)} a training step",
         f"kernels               {cpu(config.kernels)[1]}",

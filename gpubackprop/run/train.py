@@ -11,7 +11,7 @@ from typing import Any
 
 from gpubackprop import data as data_floor
 from gpubackprop.backend import choose
-from gpubackprop.backend.precision import PRECISIONS
+from gpubackprop.backend.precision import PRECISIONS, in_words
 from gpubackprop.config import Config, load_config
 from gpubackprop.data import Data, Preprocessing
 from gpubackprop.errors import DivergedError, GpubackpropError, InterruptedRun, UsageError
@@ -125,7 +125,8 @@ def _differing(one: Any, other: Any, key: str = "") -> Iterator[str]:
 
 
 def _ready(plan: Plan, preprocessing: Preprocessing | None) -> tuple[Data, str, list[str]]:
-    """The data, the device in words, what was checked in plugins; where several are at fault, the device comes last."""
+    """The data, the device in words, what is to be known of precision and plugins; where several are at fault, the
+    device comes last."""
     config = plan.config
     prepared = data_floor.prepare(
         plan.source,
@@ -138,7 +139,8 @@ def _ready(plan: Plan, preprocessing: Preprocessing | None) -> tuple[Data, str, 
     checked = check_plugins(plan, prepared.train)
     _, chosen = choose(config.device, config.kernels)
     plan.model.build(plan.info.input_shape, config.seed, config.device, config.precision, config.kernels)
-    return prepared, chosen, checked
+    known = in_words(config.precision, plan.model.built.backend.device)
+    return prepared, chosen, [*([known] if known else []), *checked]
 
 
 class _Training:

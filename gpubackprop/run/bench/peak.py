@@ -24,10 +24,13 @@ class Product:
         import numpy as np
 
         from gpubackprop.backend import choose
+        from gpubackprop.backend.precision import PRECISIONS
 
         self.backend, _ = choose(device, "reference")
         rng = np.random.default_rng(0)
-        self.a, self.b = (self.backend.from_host(rng.random((SIDE, SIDE)).astype(precision)) for _ in range(2))
+        self.a, self.b = (
+            self.backend.from_host(rng.random((SIDE, SIDE)).astype(PRECISIONS[precision])) for _ in range(2)
+        )
         self.out = self.backend.xp.empty_like(self.a)
 
     def step(self) -> None:

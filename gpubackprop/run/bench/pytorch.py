@@ -45,6 +45,8 @@ class Twin:
 
         self.torch = torch = import_module("torch")
         config, training = task.config, task.config["training"]
+        if config["precision"] not in ("float32", "float64"):
+            raise CannotError(f"precision {config['precision']} has no twin here")
         if any(set(batch) > {"inputs", "targets"} or isinstance(batch["inputs"], dict) for batch in task.batches):
             raise CannotError("masks, weights and several inputs have no twin here")
         if training["ema"] or training["gradient_noise"]:
