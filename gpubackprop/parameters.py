@@ -109,6 +109,10 @@ class Parameters:
             # Each param draws from its own stream, so adding a layer does not change the others' weights.
             rng = np.random.default_rng([seed, stream_of(name)])
             start[low:high] = param.init(rng, param.shape).ravel()
+        used = np.zeros(size, bool)
+        for segment in self.segments:
+            used[segment.start : segment.stop] = True
+        self._padding = backend.from_host(np.flatnonzero(~used))
         self.master = backend.from_host(start)
         self.value = backend.cast(self.master, self.dtype)
         self.grad = backend.xp.zeros(size, start.dtype)  # of which NumPy touches no page before it is used
@@ -121,6 +125,10 @@ class Parameters:
         """value ← master, where they are two: after every change of master that the ops are to see."""
         if self.value is not self.master:
             self.backend.assign(self.value, self.master)
+
+    def clear_padding(self) -> None:
+        """Zeros in the gradient's padding, where a factor that is not finite leaves what no op writes over."""
+        self.grad[self._padding] = 0
 
     def __len__(self) -> int:
         return len(self.segments)

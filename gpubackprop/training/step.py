@@ -133,6 +133,8 @@ class TrainStep:
         norm = None
         if self.clip_norm is not None:
             norm = b.rule(clip_norm)(b, params.grad, self.clip_norm)
+            if ok is not None:
+                params.clear_padding()
         self._begun = True
         self.optimizer.update(ok)
         if self.average is not None:
