@@ -65,7 +65,14 @@ AVERAGED = {
     },
 }
 NUMBERS = {"optimizer": {"type": "nadam", "lr": 0.01}, "training": {"steps": 11, "ema": {"decay": 0.7}}}
-RUNS = {"everything": EVERYTHING, "cycle": CYCLE, "averaged": AVERAGED, "numbers": NUMBERS}
+RUNS = {
+    "everything": EVERYTHING,
+    "cycle": CYCLE,
+    "averaged": AVERAGED,
+    "numbers": NUMBERS,
+    "bfloat16": {**AVERAGED, "precision": "bfloat16"},
+    "float16": {**EVERYTHING, "precision": "float16"},
+}
 
 
 class Killed(BaseException):
@@ -100,6 +107,8 @@ def whole(data, tmp_path_factory):
         *(("cycle", step) for step in (3, 6, 10)),
         *(("averaged", step) for step in (1, 4, 5)),
         ("numbers", 7),
+        ("bfloat16", 5),
+        ("float16", 4),
     ],
 )
 def test_resumed_is_uninterrupted(name, step, how, data, whole, stop_at, tmp_path):
