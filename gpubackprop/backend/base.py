@@ -109,6 +109,10 @@ class Backend:
     def only_once(self, reason: str) -> None:
         """Say inside a step that it cannot be replayed, since something happens that only Python knows of."""
 
+    def unlaunched(self, reason: str) -> None:
+        """Say inside a step that array functions run which are part of no op and no rule: a replay that knows of
+        launches alone, and not of what the device does, would not repeat them."""
+
     def running(self) -> AbstractContextManager[None]:
         """Around everything that computes on this device."""
         return nullcontext()

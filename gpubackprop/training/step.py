@@ -117,7 +117,7 @@ class TrainStep:
         losses, weight, tapes, carries = self.optimizer.gradient(evaluate)
         ok = reduce(b.xp.logical_and, oks) if oks else None
         if ok is not None:
-            b.only_once("a loss scale may leave the step out")
+            b.unlaunched("a loss scale may leave the step out")
             carries = [_held(b, ok, new, old) for new, old in zip(carries, self.carries, strict=False)]
         if any(carries):
             b.only_once("layers hand states on from step to step")

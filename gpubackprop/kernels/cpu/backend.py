@@ -79,6 +79,10 @@ class CpuBackend(NumpyBackend):
         if self.recording is not None and self.recording.refused is None:
             self.recording.refused = reason
 
+    def unlaunched(self, reason: str) -> None:
+        """A recording holds launches alone."""
+        self.only_once(reason)
+
     def repeated(self, step: Any, prepare: Any, made_of: Any) -> RecordedStep:
         """`step`, recorded at its second run on batches of the same shapes and replayed from the third."""
         return RecordedStep(self, step, prepare, made_of)

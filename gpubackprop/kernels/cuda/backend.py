@@ -51,6 +51,15 @@ class CudaBackend(CupyBackend):
         self.cudnn: Cudnn | None = cudnn_library.cudnn_for(self._cupy, index)
         self.captures = Captures()
 
+    @property
+    def float32(self) -> str:
+        """How float32 is multiplied: "float32", or "tf32" if not exactly."""
+        return self.multiply.float32
+
+    @float32.setter
+    def float32(self, how: str) -> None:
+        self.multiply.float32 = how
+
     def pair(self, op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op:
         """The first of `candidates` that takes these inputs, or the one `chosen` for them; else the reference."""
         chosen = self.chosen.get(situation(op, arrays, options)) if self.chosen else None

@@ -138,7 +138,7 @@ class Multiplier:
     ) -> None:
         self._library, self._handle, self._address = library, Handle(library), address
         self._workspace, self._bytes, self._stream = workspace, workspace_bytes, stream
-        self._timer, self._tries, self._float32 = timer, tries, float32
+        self._timer, self._tries, self.float32 = timer, tries, float32
         self._adopted: dict[str, str] = {}
         self._refused: dict[Product, StatusError] = {}
         self.plans: dict[Product, Matmul] = {}
@@ -164,7 +164,7 @@ class Multiplier:
         M for N); aux: as `aux_shape` says. Raises UsageError for what would need a copy, and StatusError.
         """
         if (dtype or a.dtype.name) == "float32":
-            dtype = self._float32
+            dtype = self.float32
         product = describe(
             self._address, a, b, out, dtype=dtype, result=result, epilogue=epilogue, bias=bias, aux=aux,
             alpha=alpha, beta=beta,
