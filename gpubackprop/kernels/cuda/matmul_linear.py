@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpubackprop.backend import Array
+from gpubackprop.backend.precision import full
 from gpubackprop.kernels.cuda.cublaslt import Status, StatusError
 from gpubackprop.kernels.cuda.kernel import kernel
 from gpubackprop.kernels.cuda.matmul_product import aux_shape
@@ -78,15 +79,17 @@ def _gradients(b: Any, x: Array, weight: Array, dy: Array, slots: Slots) -> tupl
     dx = dweight = dbias = None
     if slots[0].wanted:
         dx = b.multiply(dy, weight, b.empty(x.shape, x.dtype))
+    # Of short arrays in float32, where they are collected so: nothing is rounded, and float16 does not overflow.
+    wide = all(slot.wide is not None for slot in slots[1:] if slot.wanted)
     if slots[2].wanted:
-        dbias = b.out(slots[2], weight.shape[:1], dy.dtype)
+        dbias = slots[2].wide if wide else b.out(slots[2], weight.shape[:1], dy.dtype)
     if slots[1].wanted:
-        dweight = b.out(slots[1], weight.shape, weight.dtype)
+        dweight = slots[1].wide if wide else b.out(slots[1], weight.shape, weight.dtype)
         if dbias is not None and _fused(b, dy.T, x, dweight, epilogue="bgrad_a", bias=dbias):
             return dx, dweight, dbias
         b.multiply(dy.T, x, dweight)
     if dbias is not None:
-        dbias[...] = dy.sum(axis=0)
+        dbias[...] = dy.sum(axis=0, dtype=full(dy.dtype))
     return dx, dweight, dbias
 
 
