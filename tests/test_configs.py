@@ -121,3 +121,14 @@ def test_two_steps_on_the_cpu_and_on_the_strict_device_agree(path, folder, monke
     for key, value in weights.items():
         np.testing.assert_array_equal(strict_weights[key], value, err_msg=key)
     assert train(path, "cpu", "auto")[0] == pytest.approx(losses, rel=1e-3)  # kernels round differently
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_two_steps_in_short_precisions_are_about_those_in_float32(path, folder, monkeypatch):
+    monkeypatch.setenv("GBP_DATA", str(folder))
+    wanted, evaluated, _ = train(path, "cpu")
+    for precision in ("bfloat16", "float16"):
+        losses, found, state = train(path, "cpu", precision=precision)
+        np.testing.assert_allclose(losses, wanted, rtol=0.03)
+        assert found["val/loss"] == pytest.approx(evaluated["val/loss"], rel=0.05)
+        assert {a.dtype.name for a in state.values()} <= {"float32", "int64"}

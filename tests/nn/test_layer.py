@@ -120,7 +120,7 @@ class TestBuild:
         assert model.state_dict()["0.weight"].dtype == precision
 
     def test_unknown_precision(self):
-        with pytest.raises(UsageError, match="unknown precision 'half'; known: float32, float64"):
+        with pytest.raises(UsageError, match="unknown precision 'half'; known: float64, float32, tf32"):
             mlp().build((5,), precision="half")
 
     def test_a_size_that_nothing_tells(self):
