@@ -228,7 +228,7 @@ class TestOverflow:
             arrays = step.model.state_dict() | step.optimizer.state_dict()
             return arrays | {"value": to_host(step.model.parameters().value).copy()}
 
-        before, losses, counts, scales = everything(), [], [], []
+        before, losses, counts, scales, means = everything(), [], [], [], []
         for _ in range(40):
             losses.append(float(step(x, t)))
             counts.append(to_host(step.loss_scale.counts).tolist())
@@ -236,6 +236,9 @@ class TestOverflow:
             after = everything()
             same = all(np.array_equal(after[key], value) for key, value in before.items())
             assert same == (counts[-1][1] > 0)
+            means.append(to_host(step.average.value).copy())
+            if same and len(means) > 1:  # the first step makes it what the weights are
+                assert np.array_equal(means[-1], means[-2])
             before = after
         assert scales[0] == 2.0**25
         assert counts[0] == [0, 1, 1]
