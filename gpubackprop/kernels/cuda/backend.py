@@ -66,7 +66,8 @@ class CudaBackend(CupyBackend):
         for name, find in self.candidates.items():
             if chosen in (None, name) and (found := find(op, arrays, options)) is not None:
                 return found
-        return suited(op, arrays)
+        pair: Op = suited(op, arrays)
+        return pair
 
     @property
     def candidates(self) -> dict[str, Candidate]:

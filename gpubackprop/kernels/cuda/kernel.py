@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from gpubackprop.kernels.cuda.driver import EXACT, REAL
+from gpubackprop.backend.precision import full as computed
+from gpubackprop.kernels.cuda.driver import REAL
 from gpubackprop.kernels.kernel import Table, rows_of
 
 __all__ = ["KERNELS", "RULES", "computed", "kernel", "rows_of", "rule", "same_floats"]
@@ -18,11 +17,6 @@ def same_floats(arrays: Sequence[Any], options: Mapping[str, Any]) -> bool:
     given = (a for a in arrays if a is not None and not isinstance(a, int))  # a step's number may be an int
     kinds = {a.dtype.name for a in given if a.dtype.kind in "fV"}  # NumPy knows bfloat16 as a void
     return len(kinds) == 1 and kinds <= set(REAL)
-
-
-def computed(dtype: Any) -> np.dtype[Any]:
-    """What numbers of this dtype are computed with and summed, Acc<T> in the sources: float32 for the short ones."""
-    return np.dtype(dtype) if dtype.name in EXACT else np.dtype(np.float32)
 
 
 _TABLE = Table(same_floats)
