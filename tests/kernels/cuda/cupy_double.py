@@ -56,6 +56,7 @@ class Device:
     def __init__(self) -> None:
         self.capturing: Stream | None = None
         self.graph: list[Callable[[], object]] = []
+        self.memory: list[np.ndarray] = []  #: that a graph works on, which knows it by its address
         self.touched: tuple[dict[int, None], dict[int, None]] = ({}, {})
         self.clocks: dict[str, Counter[str]] = {"host": Counter()}
         self.accesses: dict[int, Access] = {}
@@ -89,6 +90,8 @@ class Device:
     def places(self, array: np.ndarray) -> np.ndarray:
         """A copy at an address that a pool gives: a multiple of 512."""
         memory = np.empty(array.nbytes + 512, np.uint8)
+        if self.capturing:
+            self.memory.append(memory)
         placed = memory[-memory.ctypes.data % 512 :][: array.nbytes].view(array.dtype).reshape(array.shape)
         placed[...] = array
         return placed
@@ -156,6 +159,7 @@ class Stream:
         if not self.ptr:
             raise CaptureError("the default stream cannot be captured")
         self._device.capturing, self._device.graph, self._device.touched = self, [], ({}, {})
+        self._device.memory = []
         StrictArray.inside_step = True
 
     def end_capture(self) -> Graph:
@@ -200,6 +204,7 @@ class Graph:
 
     def __init__(self, device: Device) -> None:
         self._device, self._work, self._touched = device, device.graph, device.touched
+        self._memory = device.memory
 
     def launch(self, stream: Stream | None = None) -> None:
         self._device.refuse("launching a graph")
@@ -333,8 +338,9 @@ class CupyDouble(types.ModuleType):
     def _fresh(self, array: StrictArray) -> StrictArray:
         if self.device.capturing and not self.device.pools:
             raise CaptureError("memory of the common pool while a stream is captured: the graph goes on writing to it")
-        poison(array._host, 0 if self.device.capturing else 99)
-        return array
+        placed = StrictArray(self.device.places(array._host))
+        poison(placed._host, 0 if self.device.capturing else 99)
+        return placed
 
     def asarray(self, a: Any, dtype: Any = None) -> StrictArray:
         """A copy of a host array; a device array as it is, unless it has another dtype."""
