@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import gpubackprop as gbp
+from gpubackprop import nn
 from gpubackprop.backend.precision import working
 from gpubackprop.ops.linear import linear
 from gpubackprop.tape import FREE, Slot
+from gpubackprop.training.step import TrainStep
 from tests.kernels.cuda.device import TestDevice, doubles
 from tests.kernels.cuda.rows import needs_compiler
 from tests.kernels.cuda.test_step import batch, eagerly, step_of, train
@@ -65,3 +68,19 @@ def test_a_captured_step_is_left_out_without_a_wait():
         np.testing.assert_array_equal(master, other)
         if number:
             assert np.array_equal(master, found[number - 1][1]) == skipped[number]
+
+
+@pytest.mark.filterwarnings("ignore:steps are not captured")
+def test_states_of_stateful_layers_are_handed_on():
+    def run(device, kernels):
+        layers = [
+            {"embedding": {"num_embeddings": 7, "embedding_dim": 4}},
+            {"lstm": {"hidden_size": 5, "stateful": True}},
+        ]
+        model = gbp.build([*layers, {"linear": 7}], (6,), 0, device, "float16", kernels)
+        step = TrainStep(model, nn.CrossEntropyLoss(), gbp.optim.AdamW(model.parameters(), lr=1e-2))
+        rng = np.random.default_rng(0)
+        return [float(step(rng.integers(0, 7, (4, 6)), rng.integers(0, 7, (4, 6)))) for _ in range(4)]
+
+    with doubles():
+        np.testing.assert_allclose(run("cuda", "auto"), run("cpu", "reference"), rtol=1e-3)
