@@ -11,7 +11,7 @@ from gpubackprop.backend.cuda import CupyBackend
 from gpubackprop.backend.precision import suited
 from gpubackprop.errors import UsageError
 from gpubackprop.kernels.cuda import cublaslt, cudnn_library
-from gpubackprop.kernels.cuda.candidates import Candidate, own_kernel, situation
+from gpubackprop.kernels.cuda.candidates import Choices, own_kernel
 from gpubackprop.kernels.cuda.capture import CapturedStep, Captures, Refused
 from gpubackprop.kernels.cuda.cudnn import Cudnn, Graph
 from gpubackprop.kernels.cuda.driver import REAL, Driver, Size, Source
@@ -30,7 +30,6 @@ class CudaBackend(CupyBackend):
     """
 
     fuses = True
-    chosen: Mapping[str, str] = {}  #: by `situation`, who is the quickest: "cudnn", "kernel" or "reference"
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(index)
@@ -46,10 +45,10 @@ class CudaBackend(CupyBackend):
             self._workspace.ptr,
             WORKSPACE,
             stream=lambda: int(cuda.get_current_stream().ptr),
-            timer=self._seconds,
+            timer=lambda call: self.seconds(call),
         )
         self.cudnn: Cudnn | None = cudnn_library.cudnn_for(self._cupy, index)
-        self.captures = Captures()
+        self.captures, self.chosen = Captures(), Choices()
 
     @property
     def float32(self) -> str:
@@ -61,18 +60,13 @@ class CudaBackend(CupyBackend):
         self.multiply.float32 = how
 
     def pair(self, op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op:
-        """The first of `candidates` that takes these inputs, or the one `chosen` for them; else the reference."""
-        chosen = self.chosen.get(situation(op, arrays, options)) if self.chosen else None
-        for name, find in self.candidates.items():
-            if chosen in (None, name) and (found := find(op, arrays, options)) is not None:
-                return found
-        pair: Op = suited(op, arrays)
+        """Of cuDNN's pair and the kernel that take these inputs the quicker; else the reference."""
+        own = own_kernel(op, arrays, options)
+        other = self.cudnn.pair(op, arrays, options) if self.cudnn is not None else None
+        if own is not None and other is not None:
+            return self.chosen.quickest(self, op, arrays, options, {"cudnn": other, "kernel": own})
+        pair: Op = other or own or suited(op, arrays)
         return pair
-
-    @property
-    def candidates(self) -> dict[str, Candidate]:
-        """Who has pairs of its own, by name; in the order of a guess, which no measurement has seen."""
-        return {"cudnn": self.cudnn.pair, "kernel": own_kernel} if self.cudnn is not None else {"kernel": own_kernel}
 
     def rule(self, reference: Callable[..., Any]) -> Callable[..., Any]:
         """What stands in for a function that is not an op, else the function itself."""
@@ -130,7 +124,7 @@ class CudaBackend(CupyBackend):
             left, right = map(self.contiguous, wide)
             self.multiply(left, right, y)
 
-    def _seconds(self, call: Callable[[], None]) -> float:
+    def seconds(self, call: Callable[[], None]) -> float:
         """How long a call takes; waits, so never while a step is captured."""
         event, repeats = self._cupy.cuda.Event, 4
         call()  # the first may load its code
@@ -169,12 +163,13 @@ class CudaBackend(CupyBackend):
 
     @property
     def choices(self) -> dict[str, str]:
-        """The algorithms of the products so far."""
-        return self.multiply.choices
+        """The algorithms of the products so far, and who does what."""
+        return self.multiply.choices | self.chosen.found
 
     def adopt(self, choices: Mapping[str, str]) -> None:
         """Go on with an earlier run's."""
         self.multiply.adopt(choices)
+        self.chosen.found |= {where: who for where, who in choices.items() if who in ("cudnn", "kernel")}
 
     def describe(self) -> str:
         """`cuda:0 (NVIDIA H100, 79 GiB, CUDA 13.0, CuPy 14.2, cuBLASLt 13.1, no cuDNN, kernels of its own)`."""

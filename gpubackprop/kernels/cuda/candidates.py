@@ -1,4 +1,4 @@
-"""Which of the pairs that can do an op is the quickest: for a measurement to say, on the GPU in question."""
+"""Which of the pairs that can do an op is the quickest: a measurement says, on the GPU in question."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any, TypeAlias
 from gpubackprop.kernels.cuda.kernel import KERNELS
 from gpubackprop.tape import SKIP, Op, Slot
 
-#: Seconds that a call takes, on the device.
-Timer: TypeAlias = Callable[[Callable[[], Any]], float]
 #: The pair that stands in for an op with these inputs, None where there is none.
 Candidate: TypeAlias = Callable[[Op, Sequence[Any], Mapping[str, Any]], Op | None]
 
@@ -27,23 +25,31 @@ def situation(op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> str:
     return f"{op.name} {' '.join(inputs)} {given}"
 
 
-def measure(
-    b: Any, op: Op, arrays: Sequence[Any], options: Mapping[str, Any], timer: Timer
-) -> dict[str, tuple[float, float]]:
-    """Seconds that both passes take, forward and backward, by each of the candidates of `b` and by the reference."""
-    found = {name: find(op, arrays, options) for name, find in b.candidates.items()} | {"reference": op}
-    return {name: _passes(b, pair, arrays, options, timer) for name, pair in found.items() if pair is not None}
+class Choices:
+    """Who does what, by `situation`: measured at first sight, so not while a step is captured."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    def quickest(
+        self, b: Any, op: Op, arrays: Sequence[Any], options: Mapping[str, Any], pairs: Mapping[str, Op]
+    ) -> Op:
+        """Of the pairs, by name, the one that takes the least time for both passes; while capturing, the first."""
+        where = situation(op, arrays, options)
+        if where not in self.found and not b.captures.capturing:
+            seconds = {name: _passes(b, pair, arrays, options) for name, pair in pairs.items()}
+            self.found[where] = min(seconds, key=lambda name: seconds[name])
+        return pairs[self.found.get(where, next(iter(pairs)))]
 
 
-def quickest(b: Any, op: Op, arrays: Sequence[Any], options: Mapping[str, Any], timer: Timer) -> dict[str, str]:
-    """An entry for `b.chosen`: who takes the least time for both passes."""
-    seconds = measure(b, op, arrays, options, timer)
-    return {situation(op, arrays, options): min(seconds, key=lambda name: sum(seconds[name]))}
-
-
-def _passes(b: Any, pair: Op, arrays: Sequence[Any], options: Mapping[str, Any], timer: Timer) -> tuple[float, float]:
+def _passes(b: Any, pair: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> float:
     y, saved = pair.forward(b, *arrays, **options)
     dy = (y[0], *(None for _ in y[1:])) if type(y) is tuple else y  # any will do: its numbers cost no time
     slots = [SKIP if a is None or a.dtype.kind not in "fV" else Slot() for a in arrays]
-    forward = timer(lambda: pair.forward(b, *arrays, **options))
-    return forward, timer(lambda: pair.backward(b, saved, dy, slots))
+
+    def both() -> None:
+        pair.forward(b, *arrays, **options)
+        pair.backward(b, saved, dy, slots)
+
+    seconds: float = b.seconds(both)
+    return seconds

@@ -30,13 +30,15 @@ for module in iter_modules(cuda.__path__):  # first imported inside `doubles`, e
 def doubles(order: str = "forward", sanitize: bool = False, cudnn: Any = None) -> Iterator[CupyDouble]:
     """Inside it this machine has a GPU: the double of CuPy is what is imported, that of cuBLASLt what is loaded.
 
-    cudnn: what stands for its package, None: it is not installed.
+    cudnn: what stands for its package, None: it is not installed. Nothing is timed: of several ways each call takes
+    a second by the first, without being done.
     """
     double = CupyDouble(order, sanitize)
     double.products = products = CublasLtDouble(device=double.device)
     with (
         mock.patch.dict(sys.modules, cupy=double, cudnn=cudnn),
         mock.patch.object(cublaslt, "load", return_value=cublaslt.Library(products)),
+        mock.patch.object(CudaBackend, "seconds", lambda self, call: 1.0),
         mock.patch.object(StrictArray, "watcher", double.device),
     ):
         yield double
@@ -47,6 +49,7 @@ def TestDevice(order: str = "forward", folder: Path = FOLDER, sanitize: bool = F
     with doubles(order, sanitize) as double:
         backend: Any = cuda.load()
     backend.driver.folder, backend.double = folder, double
+    backend.seconds = lambda call: 1.0  # as in `doubles`
     return backend
 
 

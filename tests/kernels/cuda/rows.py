@@ -37,9 +37,10 @@ def locked(inputs: list[Any]) -> list[Any]:
 def on_device(spec: OpSpec, inputs: list[Any], order: str = "forward", **options: Any) -> dict[str, Any]:
     """Outputs y0, …, and gradients d0, … of the kernel, run inside a step, where nothing may wait for the device."""
     b = TestDevice(order, **options)
-    pair = b.pair(spec.op, inputs, spec.options)
+    arrays = locked(inputs)
+    pair = b.pair(spec.op, arrays, spec.options)
     assert pair is not spec.op, "no kernel takes this row"
-    y, saved = inside_step(pair.forward)(b, *locked(inputs), **spec.options)
+    y, saved = inside_step(pair.forward)(b, *arrays, **spec.options)
     ys = y if type(y) is tuple else (y,)
     dys = [dy if dy is None else StrictArray(harness.lock(dy)) for dy in harness.draw_dys(spec, ys)]
     wanted = harness.differentiable(spec, inputs)

@@ -17,8 +17,9 @@ import gpubackprop as gbp
 from gpubackprop import nn
 from gpubackprop.errors import DeviceError
 from gpubackprop.kernels import cuda
-from gpubackprop.kernels.cuda import candidates, cudnn_library
+from gpubackprop.kernels.cuda import cudnn_library
 from gpubackprop.kernels.cuda.cudnn import TABLE, Cudnn
+from gpubackprop.kernels.cuda.kernel import KERNELS
 from gpubackprop.ops.attention import scaled_dot_product_attention, self_attention
 from gpubackprop.ops.conv import conv, conv_transpose
 from gpubackprop.ops.depthwise import depthwise_conv
@@ -181,7 +182,7 @@ def test_a_graph_is_planned_once_and_runs_on_the_current_stream():
     b = Device()
     first, second = step(b), step(b)
     assert len(b.double.built) == 3
-    assert len(b.double.ran) == 6
+    assert len(b.double.ran) == 1 + 6, "one forward pass is of the measurement between cuDNN and the kernel"
     assert set(b.double.streams) == {7}
     assert all(np.array_equal(x, y) for x, y in zip(first, second, strict=True))
 
@@ -234,16 +235,25 @@ def test_a_refusal_says_why():
 def test_a_measurement_chooses():
     b = Device()
     inputs = [b.from_host(a) for a in harness.draw(SMALL, np.float32)]
-    seconds = iter([3.0, 3.0, 1.0, 1.0])
+    seconds = iter([3.0, 1.0, 1.0, 3.0])
 
-    def timer(call):
+    def timed(call):
         call()
         return next(seconds)
 
-    b.chosen = candidates.quickest(b, conv, inputs, SMALL.options, timer)
-    assert list(b.chosen.values()) == ["reference"]
-    assert b.pair(conv, inputs, SMALL.options) is conv
-    assert b.pair(conv, [*inputs[:2], None], SMALL.options) is not conv, "another situation"
+    b.seconds = timed
+    cudnn, kernel = b.cudnn.pair(conv, inputs, SMALL.options), KERNELS[conv]
+    assert b.pair(conv, inputs, SMALL.options) is kernel
+    other = [*inputs[:2], None]
+    assert b.pair(conv, other, SMALL.options) is cudnn, "another situation"
+    assert sorted(b.chosen.found.values()) == ["cudnn", "kernel"]
+    again = Device()
+    again.seconds = None  # nothing is measured
+    again.adopt(b.choices)
+    assert again.pair(conv, inputs, SMALL.options) is kernel
+    assert again.pair(conv, other, SMALL.options).op is cudnn.op
+    again.captures.capturing = True
+    assert again.pair(conv, [inputs[0][:1], *inputs[1:]], SMALL.options) is not kernel, "the first, unmeasured"
 
 
 def test_what_is_there_in_a_line(monkeypatch):

@@ -9,7 +9,7 @@ import gpubackprop as gbp
 from gpubackprop import nn
 from gpubackprop.training.step import TrainStep
 from tests.kernels.cuda.cupy_double import RaceError
-from tests.kernels.cuda.device import ORDERS, CudaBackend, doubles
+from tests.kernels.cuda.device import ORDERS, CudaBackend, TestDevice, doubles
 from tests.kernels.cuda.rows import needs_compiler
 
 pytestmark = needs_compiler
@@ -91,6 +91,13 @@ def test_nothing_waits_for_the_device_but_copies_of_two_steps_ago():
         for number in range(6):
             step([batch(number)])
         assert cupy.device.waits - before == 6  # each for pinned memory, not for the step
+
+
+def test_a_call_is_timed_by_events_behind_a_first_one():
+    device = TestDevice()
+    seconds, calls = CudaBackend.seconds, []
+    assert seconds(device, lambda: calls.append(0)) == 1.0 / 4 / 1000  # the double says a millisecond
+    assert len(calls) == 5
 
 
 def test_a_learning_rate_and_arrays_on_the_device_reach_a_captured_step():
