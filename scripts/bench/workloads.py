@@ -19,12 +19,13 @@ FOLDER = Path(__file__).parent / "cpu"
 
 @dataclass(frozen=True)
 class Workload:
-    """A config of `cpu/`, and what its data looks like.
+    """A config of a folder, and what its data looks like.
 
     shape      of one sample; of sequences of characters (T,)
     classes    how many; of characters those that there are
     overrides  as `--set`, which make another network of it
     batch      samples of a step, as in the config unless given
+    random     layers draw random numbers
     """
 
     config: str
@@ -35,10 +36,12 @@ class Workload:
     images: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     batch: int | None = None
+    random: bool = False
+    folder: Path = FOLDER
 
     def task(self) -> tuple[Task, int]:
         """The task, and the floating-point operations of a step, about."""
-        config = load_config(str(FOLDER / f"{self.config}.yaml"), {"device": "cpu", **self.overrides})
+        config = load_config(str(self.folder / f"{self.config}.yaml"), {"device": "cpu", **self.overrides})
         assert config.data.common is not None, "the section data has options that all data shares"
         count, rng = self.batch or config.data.common.build().batch_size, np.random.default_rng(0)
         inputs: Any = rng.standard_normal((count, *self.shape), np.float32)
@@ -48,7 +51,7 @@ class Workload:
         model = Sequential(*(layer.build() for layer in config.model))
         model.build(self.shape, config.seed, "cpu", config.precision, "reference")
         batch = {"inputs": inputs, "targets": targets}
-        return Task(config.resolved(), [batch], model.state_dict(), random=False), 3 * count * forward_flops(model)
+        return Task(config.resolved(), [batch], model.state_dict(), self.random), 3 * count * forward_flops(model)
 
 
 WORKLOADS: dict[str, Workload] = {

@@ -7,7 +7,8 @@ A comparison is a plain dict, as it is written as JSON:
     candidates    by name: seconds (median, quartiles and minimum of a step), slices (every one of them), disturbed
                   (how many of those), ratio (the base's time over its own, pairwise by round: below 1 the base is
                   quicker), samples_per_second,
-                  share_of_peak, memory (bytes: imported, peak), first_step (seconds from the start of a process),
+                  share_of_peak, memory (bytes: imported, peak; on a GPU device and device_peak: what it took there
+                  in the end and at most), first_step (seconds from the start of a process),
                   first_start (the same for the very first one, which may have had to compile), runs_on
     peak          flops_per_second, bytes_per_second; None where it was not measured, and share_of_peak then too
     notes         what could not be measured, and why
@@ -127,7 +128,7 @@ def compare(
             seconds,
             said=lambda number: said(f"round {number} of {rounds}"),
         )
-        memory = {name: candidate.memory() for name, candidate in running.items()}
+        memory = {name: candidate.memory() | candidate.about.get("memory", {}) for name, candidate in running.items()}
     peak = {kind: candidate.about["work"] for kind, candidate in limits.items()}
     share = flops / peak["product"] if flops and peak else None
     return {

@@ -42,10 +42,20 @@ class Steps(Protocol):
         """What else the comparison wants to know of it, as plain values."""
 
 
+class Begun(Steps, Protocol):
+    """The same where a device works on while Python goes on."""
+
+    def launch(self) -> None:
+        """Begin a step."""
+
+    def wait(self) -> None:
+        """Until all steps are done."""
+
+
 # --- in the candidate's process ---------------------------------------------------------------------------------------
 
 
-def serve(make: Callable[[], Steps], *libraries: str) -> None:
+def serve(make: Callable[[], Steps | Begun], *libraries: str) -> None:
     """Import the libraries, make the candidate and its first step, then slices as they are asked for, until the pipe is
     closed.
     """
@@ -71,7 +81,8 @@ def serve(make: Callable[[], Steps], *libraries: str) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         if "slice" in asked:
-            say(**asdict(timed(steps.step, asked["slice"])))
+            begin, wait = getattr(steps, "launch", None) or steps.step, getattr(steps, "wait", None)
+            say(**asdict(timed(begin, asked["slice"], wait=wait)))
         else:
             # Not ru_maxrss, which begins with the memory of the process that started this one.
             say(peak=_status("VmHWM"))

@@ -1,4 +1,4 @@
-"""The process of PyTorch as a candidate: python -m gpubackprop.run.bench.pytorch FOLDER VARIANT
+"""The process of PyTorch as a candidate: python -m gpubackprop.run.bench.pytorch FOLDER VARIANT [DEVICE]
 
 The package never imports PyTorch, with this one exception, by name and in a process that does nothing else: it is
 measured beside, never computed with. From the same weights it makes the same steps; the losses are compared.
@@ -14,7 +14,8 @@ from typing import Any
 from gpubackprop.run.bench.process import CannotError, serve
 from gpubackprop.run.bench.task import Task
 
-VARIANTS = ("eager", "channels_last", "compile")  #: of images channels_last alone can be quicker
+#: Of images channels_last alone can be quicker; max-autotune measures kernels, and on a GPU replays graphs of them.
+VARIANTS = ("eager", "channels_last", "compile", "max-autotune")
 _OPTIMIZERS = {
     "sgd": "SGD",
     "adam": "Adam",
@@ -25,7 +26,8 @@ _OPTIMIZERS = {
     "adagrad": "Adagrad",
     "adadelta": "Adadelta",
 }
-_FUSED = ("sgd", "adam", "adamw", "adagrad")  #: those that PyTorch updates in one pass on the CPU where asked
+#: those that PyTorch updates in one pass where asked, by device
+_FUSED = {"cpu": ("sgd", "adam", "adamw", "adagrad"), "cuda": ("sgd", "adam", "adamw")}
 _LOSSES = {
     "cross_entropy": "cross_entropy",
     "nll": "nll_loss",
@@ -38,12 +40,24 @@ _LOSSES = {
 
 
 class Twin:
-    """The task by PyTorch, with its fused optimizer. Raises CannotError that says which part has no twin."""
+    """The task by PyTorch, with its fused optimizer. Raises CannotError that says which part has no twin.
 
-    def __init__(self, task: Task, variant: str) -> None:
+    In bfloat16 it is PyTorch's autocast: weights and their updates stay float32.
+    """
+
+    def __init__(self, task: Task, variant: str, device: str = "cpu") -> None:
         from gpubackprop.run.bench.torch_layers import Translation
 
         self.torch = torch = import_module("torch")
+        self.device = torch.device(device)
+        precision = task.config["precision"]
+        if precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = precision == "tf32"  # of convolutions alone it is PyTorch's default
+            torch.backends.cudnn.benchmark = True
+        self.short, self.graphs = precision == "bfloat16", variant == "max-autotune"
+        self.dtype = torch.float64 if precision == "float64" else torch.float32
         config, training = task.config, task.config["training"]
         if config["precision"] not in ("float32", "float64"):
             raise CannotError(f"precision {config['precision']} has no twin here")
@@ -56,22 +70,22 @@ class Twin:
         self.task, self.training = task, training
         self.model = translation.model(config["model"])
         self.images = torch.channels_last if variant == "channels_last" else torch.contiguous_format
-        self.model.to(memory_format=self.images)
+        self.model.to(self.device, memory_format=self.images)
         self.optimizer = self._optimizer(dict(config["optimizer"]))
         self._loss, self._loss_options = self._loss_of(dict(config["loss"]))
         self.batches = [self._tensors(batch) for batch in task.batches]
-        self.compiled = torch.compile(self.loss) if variant == "compile" else self.loss
+        self.compiled = self.loss
+        if variant in ("compile", "max-autotune"):
+            self.compiled = torch.compile(self.loss, mode=None if variant == "compile" else variant)
 
     def _tensors(self, batch: dict[str, Any]) -> tuple[Any, Any]:
-        dtype = getattr(self.torch, self.task.config["precision"])
-
         def tensor(array: Any) -> Any:
-            found = self.torch.from_numpy(array)
+            found = self.torch.from_numpy(array).to(self.device)
             if array.dtype.kind != "f":
                 return found.to(self.torch.int64)
             if array.ndim == 4:
                 found = found.permute(0, 3, 1, 2).contiguous(memory_format=self.images)
-            return found.to(dtype)
+            return found.to(self.dtype)
 
         return tensor(batch["inputs"]), tensor(batch["targets"])
 
@@ -79,10 +93,9 @@ class Twin:
         kind = options.pop("type")
         if kind not in _LOSSES:
             raise CannotError(f"the loss {kind} has no twin here")
-        dtype = getattr(self.torch, self.task.config["precision"])
         for name in ("weight", "pos_weight"):
             if options.get(name) is not None:
-                options[name] = self.torch.tensor(options[name], dtype=dtype)
+                options[name] = self.torch.tensor(options[name], dtype=self.dtype, device=self.device)
         return getattr(self.torch.nn.functional, _LOSSES[kind]), options
 
     def _optimizer(self, options: dict[str, Any]) -> Any:
@@ -101,19 +114,31 @@ class Twin:
         options.pop("no_decay", None)
         params = [param for param in self.model.parameters() if param not in spared]
         groups = [{"params": params}, *([{"params": [*spared], "weight_decay": 0.0}] if spared else [])]
-        fused = {"fused": True} if kind in _FUSED else {}
+        fused = {"fused": True} if kind in _FUSED[self.device.type] else {}
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         return getattr(self.torch.optim, _OPTIMIZERS[kind])(groups, **options, **fused)
 
     def loss(self, x: Any, target: Any) -> Any:
         """The mean loss of a batch, of shape ()."""
+        if self.short:
+            with self.torch.autocast(self.device.type, self.torch.bfloat16):
+                return self._mean(x, target)
+        return self._mean(x, target)
+
+    def _mean(self, x: Any, target: Any) -> Any:
         y = self.model(x)
         if target.dtype == self.torch.int64 and y.ndim == 3:
             y, target = y.flatten(0, 1), target.flatten()
         return self._loss(y, target, **self._loss_options)
 
     def step(self) -> float:
-        """One update."""
+        """One update, waited for."""
+        return float(self.update())
+
+    def update(self) -> Any:
+        """One update; its loss, of shape ()."""
+        if self.graphs:
+            self.torch.compiler.cudagraph_mark_step_begin()
         self.optimizer.zero_grad(set_to_none=True)
         total, count = 0.0, sum(len(x) for x, _ in self.batches)
         for x, target in self.batches:
@@ -121,7 +146,7 @@ class Twin:
             if len(self.batches) > 1:
                 loss = loss * (len(x) / count)
             loss.backward()
-            total += loss.item()
+            total = total + loss.detach()
         if self.training["clip_value"] is not None:
             self.torch.nn.utils.clip_grad_value_(self.model.parameters(), self.training["clip_value"], foreach=True)
         if self.training["clip_norm"] is not None:
@@ -141,9 +166,42 @@ class Twin:
         return {"inference_loss": loss, "runs_on": f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"}
 
 
-def main(folder: str, variant: str) -> None:
+class OnGpu(Twin):
+    """The same on a GPU, which goes on while Python begins the next steps."""
+
+    def __init__(self, task: Task, variant: str, device: str) -> None:
+        self.cuda = import_module("torch").cuda
+        if not self.cuda.is_available():
+            raise CannotError("this PyTorch cannot use the GPU")
+        self._free = self._free_memory()
+        super().__init__(task, variant, device)
+
+    def launch(self) -> None:
+        """Begin an update."""
+        self.update()
+
+    def wait(self) -> None:
+        """Until all are done."""
+        self.cuda.synchronize()
+
+    def about(self) -> dict[str, Any]:
+        """As Twin, and bytes of the GPU's memory; in the end without what the measuring of kernels has left."""
+        peak = self._free - self._free_memory()
+        self.cuda.empty_cache()
+        self.step()
+        memory = {"device": self._free - self._free_memory(), "device_peak": peak}
+        found = {**super().about(), "memory": memory}
+        return {**found, "runs_on": f"PyTorch {self.torch.__version__}, {self.cuda.get_device_name()}"}
+
+    def _free_memory(self) -> int:
+        self.cuda.synchronize()
+        return int(self.cuda.mem_get_info()[0])
+
+
+def main(folder: str, variant: str, device: str = "cpu") -> None:
     """Serve."""
-    serve(lambda: Twin(Task.read(Path(folder)), variant), "torch")
+    made = Twin if device == "cpu" else OnGpu
+    serve(lambda: made(Task.read(Path(folder)), variant, device), "torch")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 CHECKED = 3  #: first losses that are compared
+#: By precision, how far the first loss may be from another program's, and one after an update. The short ones keep 10
+#: and 7 bits of what is multiplied.
+LOSSES = {"float64": (1e-4, 1e-2), "float32": (1e-4, 1e-2), "tf32": (2e-3, 2e-2), "bfloat16": (2e-2, 5e-2)}
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,17 @@ class Task:
 def difference(task: Task, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """How far another candidate's losses are from ours, None: they agree. Other models are not worth comparing.
 
-    The first loss to 1e-4; of a model without random numbers the losses after an update to 1e-2 too, which tells
-    another gradient or another update. With random numbers the loss in inference mode stands for all.
+    In float32 the first loss to 1e-4; of a model without random numbers the losses after an update to 1e-2 too, which
+    tells another gradient or another update. With random numbers the loss in inference mode stands for all.
     """
+    first, later = LOSSES[task.config.get("precision", "float32")]
     names = ["inference_loss"] if task.random else ["losses"]
     for name in names:
         if theirs[name] is None:
             continue
         a, b = (_list(each[name]) for each in (ours, theirs))
         for number, (x, y) in enumerate(zip(a, b, strict=True)):
-            if not abs(x - y) <= (1e-4 if number == 0 else 1e-2) * max(abs(x), 1e-3):
+            if not abs(x - y) <= (first if number == 0 else later) * max(abs(x), 1e-3):
                 which = "the inference loss" if task.random else f"loss {number + 1}"
                 return f"{which} is {y:.6g}, ours {x:.6g}"
     return None

@@ -51,15 +51,45 @@ class Slice:
         return self.others is not None and self.others > DISTURBED
 
 
-def timed(step: Callable[[], Any], seconds: float, clock: Clock | None = None) -> Slice:
-    """Steps for so many seconds, one at least, after a tenth of it that is not counted: caches are another's."""
+def timed(
+    step: Callable[[], Any], seconds: float, clock: Clock | None = None, wait: Callable[[], Any] | None = None
+) -> Slice:
+    """Steps for so many seconds, one at least, after a tenth of it that is not counted: caches are another's.
+
+    wait  where a step is only begun, since a device works on while Python goes on: waits until all are done. The time
+          of a step is then that of many in a row, waited for once, by their number.
+    """
     clock = clock or Clock()
-    _during(step, seconds / 10, clock)
+    count = 1
+    if wait is None:
+        _during(step, seconds / 10, clock)
+    else:
+        count = _filling(step, wait, seconds, clock)
     before, start = clock.others(), clock.now()
-    times = _during(step, seconds, clock)
+    if wait is None:
+        times = _during(step, seconds, clock)
+        middle, count = median(times), len(times)
+    else:
+        middle = _burst(step, wait, count, clock) / count
     after, end = clock.others(), clock.now()
     others = None if before is None or after is None else (after - before) / (end - start)
-    return Slice(median(times), len(times), others)
+    return Slice(middle, count, others)
+
+
+def _filling(step: Callable[[], Any], wait: Callable[[], Any], seconds: float, clock: Clock) -> int:
+    """How many steps in a row take so many seconds, by as many as take a tenth of it."""
+    count = 1
+    while (spent := _burst(step, wait, count, clock)) < seconds / 10:
+        count *= 2
+    return max(round(count * seconds / spent), 1)
+
+
+def _burst(step: Callable[[], Any], wait: Callable[[], Any], count: int, clock: Clock) -> float:
+    start = clock.now()
+    for _ in range(count):
+        step()
+    wait()
+    return clock.now() - start
 
 
 def _during(step: Callable[[], Any], seconds: float, clock: Clock) -> list[float]:
