@@ -38,7 +38,12 @@ class Losses(list):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Files where the configs look for theirs, below GBP_DATA."""
-    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    return written(tmp_path_factory.mktemp("data"))
+
+
+def written(root):
+    """The folder, with those files in it."""
+    rng = np.random.default_rng(0)
 
     def write(path, lines):
         (root / path).parent.mkdir(exist_ok=True)
@@ -66,8 +71,8 @@ def images(source):
     return np.random.default_rng(0).integers(0, 256, (len(labels), *SHAPES[source]), np.uint8), labels
 
 
-def train(path, device, kernels="reference", precision=None):
-    """Two steps of what `gpubackprop train` runs, and an evaluation: losses, evaluation, state dict."""
+def train(path, device, kernels="reference", precision=None, steps=STEPS):
+    """A few steps of what `gpubackprop train` runs, and an evaluation: losses, evaluation, state dict."""
     source = load_config(path).data.type
     arrays = {"train": images(source)} if source in SHAPES else None
     plan = make_plan(path, {"data.batch_size": BATCH} | MADE.get(source, {}), arrays)
@@ -78,9 +83,9 @@ def train(path, device, kernels="reference", precision=None):
     losses = Losses()
     state = Trainer(
         TrainStep(model, plan.loss, optimizer, options.clip_norm, options.clip_value),
-        config.schedule.build(STEPS) if config.schedule else Constant(STEPS),
+        config.schedule.build(steps) if config.schedule else Constant(steps),
         data.train,
-        total_steps=STEPS,
+        total_steps=steps,
         validation=data.validation,
         metrics=plan.metrics,
         monitor=plan.monitor,
