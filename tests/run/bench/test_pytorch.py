@@ -177,3 +177,28 @@ def test_what_has_no_twin_is_said(reason):
     )
     with pytest.raises(CannotError, match=reason):
         Twin(made, "eager")
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_shorter_numbers_are_pytorchs_own(precision):
+    from gpubackprop.run.bench.pytorch import Twin
+
+    usual = SAME["mlp"]
+    short = Task({**usual.config, "precision": precision}, usual.batches, usual.weights, False)
+    try:
+        twin = Twin(short, "eager")
+        assert all(param.dtype == torch.float32 for param in twin.model.parameters())
+        found, exact = told(twin), told(Twin(usual, "eager"))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert difference(short, exact, found) is None
+    assert (found["losses"] == exact["losses"]) == (precision == "tf32")  # which a CPU has not
+
+
+def test_without_a_gpu_its_twin_cannot_be_made():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    from gpubackprop.run.bench.pytorch import OnGpu
+
+    with pytest.raises(CannotError, match="cannot use the GPU"):
+        OnGpu(SAME["mlp"], "eager", "cuda")

@@ -51,6 +51,19 @@ def test_the_real_clock_does_not_count_this_process(monkeypatch):
     assert Clock().others() == pytest.approx(before - 1e6, abs=1000)
 
 
+def test_steps_that_are_only_begun_are_waited_for_once():
+    clock, begun = FakeClock([]), []
+
+    def wait():
+        clock.time += 0.5 * len(begun)
+        begun.clear()
+
+    found = timed(lambda: begun.append(1), 20.0, clock, wait=wait)
+    assert (found.seconds, found.steps) == (0.5, 40)
+    assert clock.time == 100 + 0.5 * (1 + 2 + 4) + 20
+    assert timed(lambda: begun.append(1), 0.001, clock, wait=wait).steps == 1
+
+
 class Script:
     """Candidates whose slices are given; says in which order they were asked."""
 
