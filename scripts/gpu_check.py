@@ -14,7 +14,8 @@
 From a bare checkout with whatever Python packages are there: what cannot run for lack of one is said to be NOT RUN.
 Data is made up. Results are written one by one, so that a call that was killed goes on where it stopped.
 
-Exit codes: 0 all passed or not run · 1 something failed · 2 bad usage · 4 no usable GPU · 5 something is left: again.
+Exit codes: 0 what could run passed · 1 something failed, or nothing could run · 2 bad usage · 4 no usable GPU ·
+5 time is over and something is left: the same command again.
 """
 
 from __future__ import annotations

@@ -121,12 +121,11 @@ def checks(b: Any, seed: int) -> Iterator[tuple[str, str, str, Check | str]]:
         for op in KERNELS:
             if dtype is not None and op not in seen:
                 yield f"{op.name}: {dtype_name}", op.name, dtype_name, "no row of the tests' table fits the kernel"
-    for name, rule, dtype_name, errors in kernel_rules.checks(b, seed):
+    for name, rule, dtype_name, errors, limit in kernel_rules.checks(b, seed):
         if isinstance(errors, str):
             yield name, rule, dtype_name, errors
         else:
-            tolerance = kernel_rules.TOLERANCES[dtype_name]
-            yield name, rule, dtype_name, partial(_within, tolerance, errors)
+            yield name, rule, dtype_name, partial(_within, limit, errors)
 
 
 def poison(b: Any) -> None:

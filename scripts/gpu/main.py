@@ -148,6 +148,9 @@ def main(given: Sequence[str], description: str = "") -> int:
     failed = [name for name, item in record.items(asked.part).items() if item["status"] == FAILED]
     if left:
         say(f"gpu_check: {asked.minutes:g} minutes are over and something is left: give the same command again")
+    if not any(item["status"] != NOT_RUN for item in record.items(asked.part).values()):
+        say(f"gpu_check: nothing of part {asked.part} could run")
+        failed = [asked.part]
     return LEFT if left else SOME_FAILED if failed else DONE
 
 

@@ -15,7 +15,7 @@ class Plugin:
 
     def __init__(self) -> None:
         self.lines = Lines()
-        self._status, self._reason, self._seconds = PASSED, "", 0.0
+        self._status, self._reason, self._seconds, self._lacking = PASSED, "", 0.0, False
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -25,10 +25,15 @@ class Plugin:
         items[:] = [item for item in items if item.nodeid not in self.lines.done]
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A file that cannot be imported: most often for lack of a package."""
+        """A file that cannot be imported: most often for lack of a package; or that says itself that it cannot run."""
+        if report.skipped:
+            where: Any = report.longrepr  # (file, line, reason)
+            self.lines.item(report.nodeid, NOT_RUN, str(where[2]).removeprefix("Skipped: "))
         if report.failed:
             reason = reason_of(report.longreprtext)
-            self.lines.item(report.nodeid, NOT_RUN if "ModuleNotFoundError" in reason else FAILED, reason)
+            self._lacking |= "ModuleNotFoundError" in reason
+            lacks = self._lacking and "ImportError: cannot import name" in reason  # from a file that could not be read
+            self.lines.item(report.nodeid, NOT_RUN if lacks or "ModuleNotFoundError" in reason else FAILED, reason)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """It begins."""

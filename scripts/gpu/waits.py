@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
@@ -23,8 +23,8 @@ GRAPHS = ("cudaGraphLaunch", "cuGraphLaunch")
 IDLE = r"""
 extern "C" __global__ void idle(long long nanoseconds) {
     long long begin, now;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
-    do asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)); while (now - begin < nanoseconds);
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
+    do asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)); while (now - begin < nanoseconds);
 }
 """
 
@@ -67,12 +67,20 @@ def profiled(step: Callable[[], Any]) -> dict[str, Any]:
     with profiler.profile(activities=activities) as profile, profiler.record_function("steps"):
         for _ in range(STEPS):
             step()
-    events = list(profile.events())
-    spans = [each.time_range for each in events if each.name == "steps"]
-    first, last = min(each.start for each in spans), max(each.end for each in spans)
-    # The profiler waits for the GPU itself, when it begins and when it ends.
-    inside = Counter(each.name for each in events if first <= each.time_range.start <= last)
-    return counted(inside) if len(inside) > 1 else {"reason": "the profiler saw no CUDA call of this process"}
+    found = inside([(each.name, each.device_type.name, each.time_range) for each in profile.events()])
+    return counted(found) if found else {"reason": "the profiler saw no CUDA call of this process"}
+
+
+def inside(events: Sequence[tuple[str, str, Any]]) -> Counter[str]:
+    """How often what happened during the steps: calls while Python was in them, and whatever the GPU itself did. The
+    profiler waits for the GPU too, when it begins and when it ends.
+    """
+    span = next(span for name, where, span in events if name == "steps" and where == "CPU")
+    return Counter(
+        name
+        for name, where, each in events
+        if name != "steps" and each.start >= span.start and (where != "CPU" or each.start <= span.end)
+    )
 
 
 def main(folder: str) -> None:

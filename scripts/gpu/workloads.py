@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 from gpubackprop.run.bench.task import Task
 from scripts.bench.workloads import Workload
@@ -51,7 +52,12 @@ WORKLOADS: dict[str, Workload] = {
 }
 
 
+@cache
+def _made(name: str) -> tuple[Task, int]:
+    return WORKLOADS[name].task()  # a GPT's weights take their time
+
+
 def task_of(name: str, precision: str) -> tuple[Task, int]:
     """What both programs are given, its weights in float32, and the floating-point operations of a step."""
-    task, flops = WORKLOADS[name].task()
+    task, flops = _made(name)
     return replace(task, config={**task.config, "precision": precision}), flops

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections import Counter
 from types import SimpleNamespace
 
@@ -138,6 +140,33 @@ def test_whether_a_step_waits():
     found = waited(free | {"profile": waits.counted(names)})
     assert (found["status"], "cudaStreamSynchronize 2 times" in found["reason"]) == ("failed", True)
     assert waited({"waits": True} | silent)["reason"] == "a step waits for the GPU: by its time"
+
+
+def test_a_profile_is_of_the_steps_alone():
+    def event(name, where, start, end):
+        return name, where, SimpleNamespace(start=start, end=end)
+
+    events = [
+        event("cudaDeviceSynchronize", "CPU", 1, 2),
+        event("Memcpy DtoH", "CUDA", 1, 2),
+        event("steps", "CPU", 10, 20),
+        event("steps", "CUDA", 12, 90),
+        event("cudaGraphLaunch", "CPU", 11, 12),
+        event("gelu", "CUDA", 30, 40),
+        event("Memcpy DtoH (Device -> Pageable)", "CUDA", 50, 60),
+        event("cudaDeviceSynchronize", "CPU", 21, 90),
+    ]
+    found = waits.inside(events)
+    assert found == {"cudaGraphLaunch": 1, "gelu": 1, "Memcpy DtoH (Device -> Pageable)": 1}
+    assert waits.counted(found) == {"calls": {"Memcpy DtoH (Device -> Pageable)": 1}, "graphs": 1}
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc, which compiles it")
+def test_the_idle_kernel_compiles(tmp_path):
+    (tmp_path / "idle.cu").write_text(waits.IDLE)
+    command = ["nvcc", "-arch=sm_90", "-cubin", "-o", "idle.cubin", "idle.cu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_steps_are_begun_behind_the_idle_kernel(monkeypatch):

@@ -89,6 +89,8 @@ def test_pytest_is_a_worker(tmp_path):
     (tmp_path / "test_it.py").write_text(TESTS)
     (tmp_path / "test_lacks.py").write_text("import a_package_that_is_not_there\n")
     (tmp_path / "test_wrong.py").write_text("1 / 0\n")
+    (tmp_path / "test_wants.py").write_text("from json import no_such_name\n")  # behind test_lacks.py
+    (tmp_path / "test_asks.py").write_text("import pytest\npytest.importorskip('no_such_package')\n")
     options = ["-m", "gpu", "-q", "--continue-on-collection-errors", "-p", "no:cacheprovider"]
     command = ["-m", "pytest", "-p", "scripts.gpu.pytest_lines", *options, "--rootdir", str(tmp_path)]
     why, found, said = does(*command, "-c", str(tmp_path / "pytest.ini"), str(tmp_path), done=["test_it.py::test_done"])
@@ -102,6 +104,8 @@ def test_pytest_is_a_worker(tmp_path):
     assert got["test_loses"][0] == "failed"
     assert got["test_lacks.py"][0] == "not run"
     assert "a_package_that_is_not_there" in got["test_lacks.py"][1]
+    assert got["test_wants.py"][0] == "not run"
+    assert got["test_asks.py"] == ("not run", "could not import 'no_such_package': No module named 'no_such_package'")
     assert got["test_wrong.py"] == ("failed", "ZeroDivisionError: division by zero")
     again = does(*command, "-c", str(tmp_path / "pytest.ini"), str(tmp_path), "-k", "passes", done=list(found))
     assert again[0] is None
