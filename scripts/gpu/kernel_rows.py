@@ -26,8 +26,9 @@ from tests.ops import harness
 from tests.ops.specs import OpSpec, table
 
 SEED, ONLY = "GPU_CHECK_SEED", "GPU_CHECK_ONLY"  #: what the parent says
-#: Largest errors by dtype. The short ones keep 11 and 8 bits of an output, and of what a backward pass goes on with.
-TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.5e-2}
+#: Largest errors by dtype. The short ones keep 11 and 8 bits of an output, and of what a backward pass goes on with:
+#: ten roundings, since inputs are other ones every time.
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 FLOAT32 = ("gaussian_noise", "gaussian_sample")  #: whose random numbers are of float32, and equal to rounding
 Check = Callable[[], dict[str, Any]]
 
