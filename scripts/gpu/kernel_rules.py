@@ -12,7 +12,7 @@ from gpubackprop.backend import NumpyBackend
 from gpubackprop.kernels.cuda.kernel import RULES
 from gpubackprop.ops.dropout import dropout_mask
 from gpubackprop.ops.norm import update_statistics
-from gpubackprop.optim import average, clip
+from gpubackprop.optim import GradientNoise, average, clip, optimizer, scale
 from gpubackprop.parameters import Param, Parameters
 from tests.ops import harness
 from tests.optim.specs import PLAIN, OptimizerSpec, lr_of
@@ -36,7 +36,17 @@ def checks(b: Any, seed: int) -> Iterator[tuple[str, str, str, Callable[[], dict
             if reference in RULES:
                 rule = reference.__qualname__
                 yield f"{rule}: {dtype}", rule, dtype, partial(call, b, reference, drawn, dtype, seed), limit
-    known = {*CALLS, *(getattr(spec.cls, name, None) for spec in PLAIN for name in ("update_run", "update_param"))}
+        for reference, made in METHODS.items():
+            if reference in RULES:
+                rule = reference.__qualname__
+                drawn_in_float32 = max(limit, TOLERANCES["float32"])
+                yield f"{rule}: {dtype}", rule, dtype, partial(made, b, dtype, seed), drawn_in_float32
+    known = {
+        *CALLS,
+        *METHODS,
+        optimizer.update_all,
+        *(getattr(spec.cls, name, None) for spec in PLAIN for name in ("update_run", "update_param")),
+    }
     for reference in RULES:
         if reference not in known:
             name = f"{reference.__module__}.{reference.__qualname__}"
@@ -51,10 +61,7 @@ def checks(b: Any, seed: int) -> Iterator[tuple[str, str, str, Callable[[], dict
 
 def update(b: Any, spec: OptimizerSpec, dtype: str, seed: int) -> dict[str, float]:
     """Errors of the weights after four updates."""
-    named = {
-        f"{i}.weight": Param(shape, lambda rng, shape: rng.normal(size=shape), kind="bias" if i % 3 else "weight")
-        for i, shape in enumerate(SHAPES)
-    }
+    named = _named()
     ours = spec.make(Parameters(named, b, dtype, seed))
     start = np.array(b.to_host(ours.params.master), np.float64)
     found = _train(ours, seed)
@@ -62,6 +69,38 @@ def update(b: Any, spec: OptimizerSpec, dtype: str, seed: int) -> dict[str, floa
     reference.params.master[...] = start
     wanted = _train(reference, seed)
     return {name: harness.error(found[name], array) for name, array in wanted.items()}
+
+
+def _named() -> dict[str, Param]:
+    return {
+        f"{i}.weight": Param(shape, lambda rng, shape: rng.normal(size=shape), kind="bias" if i % 3 else "weight")
+        for i, shape in enumerate(SHAPES)
+    }
+
+
+def noisy(b: Any, dtype: str, seed: int) -> dict[str, float]:
+    """Errors of gradients that noise was added to."""
+    found = []
+    for backend in (b, NumpyBackend()):
+        params = Parameters(_named(), backend, dtype, seed)
+        noise = GradientNoise(params, eta=0.5, seed=seed)
+        noise.prepare(6)
+        backend.rule(GradientNoise.add)(noise, backend.from_host(np.array(6, np.uint64)))
+        found.append(np.array(backend.to_host(params.grad), np.float64))
+    return {"gradient": harness.error(found[0], found[1])}
+
+
+def scaled(b: Any, dtype: str, seed: int) -> dict[str, float]:
+    """Errors of a loss scale and its counts, over steps of which some overflow."""
+    found = []
+    for backend in (b, NumpyBackend()):
+        state = scale.LossScale(backend, interval=3)
+        for ok in np.random.default_rng(seed).random(40) < 0.7:
+            backend.rule(scale.rescale)(state, backend.from_host(np.array(ok)))
+        found.append([np.array(backend.to_host(a), np.float64) for a in (state.scale, state.counts)])
+    return {
+        name: harness.error(*pair) for name, pair in zip(("scale", "counts"), zip(*found, strict=True), strict=True)
+    }
 
 
 def _train(optimizer: Any, seed: int) -> dict[str, Any]:
@@ -110,7 +149,10 @@ CALLS: dict[Any, Callable[[Any, str], Drawn]] = {
     clip.norm: lambda rng, dtype: (_flat(rng, dtype),),
     clip.clip_norm: lambda rng, dtype: (_flat(rng, dtype), 0.5),
     clip.clip_value: lambda rng, dtype: (_flat(rng, dtype), 0.5),
+    scale.unscale: lambda rng, dtype: (_flat(rng, dtype), np.array(1024, np.float32)),
     average.follow: lambda rng, dtype: (_flat(rng, dtype), _flat(rng, dtype), np.array(0.25, dtype)),
     update_statistics: _statistics,
     dropout_mask: lambda rng, dtype: ((40, 7, 33), np.arange(5, 45), np.array(12, np.uint64)),
 }
+#: Those that belong to an object.
+METHODS: dict[Any, Callable[[Any, str, int], dict[str, float]]] = {GradientNoise.add: noisy, scale.rescale: scaled}
