@@ -38,7 +38,7 @@ def doubles(order: str = "forward", sanitize: bool = False, cudnn: Any = None) -
     with (
         mock.patch.dict(sys.modules, cupy=double, cudnn=cudnn),
         mock.patch.object(cublaslt, "load", return_value=cublaslt.Library(products)),
-        mock.patch.object(CudaBackend, "seconds", lambda self, call: 1.0),
+        mock.patch.object(CudaBackend, "seconds", return_value=1.0),
         mock.patch.object(StrictArray, "watcher", double.device),
     ):
         yield double

@@ -239,7 +239,7 @@ def test_a_measurement_chooses():
 
     def timed(call):
         call()
-        return next(seconds)
+        return next(seconds) if call.__name__ == "both" else 1.0  # else it is a product's algorithm
 
     b.seconds = timed
     cudnn, kernel = b.cudnn.pair(conv, inputs, SMALL.options), KERNELS[conv]
