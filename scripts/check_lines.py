@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-PACKAGE_CAP = 32_000
+PACKAGE_CAP = 37_000
 FILE_CAP = 400
 
 

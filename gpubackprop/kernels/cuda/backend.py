@@ -11,7 +11,7 @@ from gpubackprop.backend.cuda import CupyBackend
 from gpubackprop.backend.precision import suited
 from gpubackprop.errors import UsageError
 from gpubackprop.kernels.cuda import cublaslt, cudnn_library
-from gpubackprop.kernels.cuda.candidates import Choices, own_kernel
+from gpubackprop.kernels.cuda.candidates import WAYS, Choices, own_kernel
 from gpubackprop.kernels.cuda.capture import CapturedStep, Captures, Refused
 from gpubackprop.kernels.cuda.cudnn import Cudnn, Graph
 from gpubackprop.kernels.cuda.driver import REAL, Driver, Size, Source
@@ -169,7 +169,7 @@ class CudaBackend(CupyBackend):
     def adopt(self, choices: Mapping[str, str]) -> None:
         """Go on with an earlier run's."""
         self.multiply.adopt(choices)
-        self.chosen.found |= {where: who for where, who in choices.items() if who in ("cudnn", "kernel")}
+        self.chosen.found |= {where: who for where, who in choices.items() if who in WAYS}
 
     def describe(self) -> str:
         """`cuda:0 (NVIDIA H100, 79 GiB, CUDA 13.0, CuPy 14.2, cuBLASLt 13.1, no cuDNN, kernels of its own)`."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from gpubackprop.kernels.cuda.cublaslt import Status, StatusError
 from gpubackprop.kernels.cuda.kernel import KERNELS
 from gpubackprop.tape import SKIP, Op, Slot
 
 #: The pair that stands in for an op with these inputs, None where there is none.
 Candidate: TypeAlias = Callable[[Op, Sequence[Any], Mapping[str, Any]], Op | None]
+
+WAYS = ("cudnn", "kernel", "fused", "apart")
 
 
 def own_kernel(op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op | None:
@@ -30,6 +33,22 @@ class Choices:
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
+
+    def do(self, b: Any, where: str, fused: Callable[[], Any], apart: Callable[[], Any]) -> None:
+        """Do the same in the quicker of two ways: `fused` into a product, for which the library may have nothing, or
+        `apart` from it. Both write all of their results anew, so that doing them again changes nothing."""
+        if where not in self.found:
+            try:
+                fused()
+            except StatusError as error:
+                if error.status != Status.NOT_SUPPORTED:
+                    raise
+                self.found[where] = "apart"
+            else:
+                if b.captures.capturing:
+                    return
+                self.found[where] = "fused" if b.seconds(fused) <= b.seconds(apart) else "apart"
+        (fused if self.found[where] == "fused" else apart)()
 
     def quickest(
         self, b: Any, op: Op, arrays: Sequence[Any], options: Mapping[str, Any], pairs: Mapping[str, Op]

@@ -1,19 +1,19 @@
 """Fully connected layers on cuBLASLt: the bias and GELU behind the product, bias gradients inside the products.
 
-The pairs want a backend that has a `multiply` (a Multiplier) beside what every backend has. Where the library has no
-algorithm for an epilogue (NOT_SUPPORTED: float64 mostly), the same is done in two steps; ReLU always is, since the
-library's makes 0 of NaN, and a NaN has to get through. What is done elementwise here is for the elementwise kernels.
+Where the library has no algorithm for an epilogue (NOT_SUPPORTED: float64 mostly), or a slower one, which a measurement
+at first sight says, the same is done in two steps; ReLU always is, since the library's makes 0 of NaN, and a NaN has to
+get through.
 
 Nothing here has run on a GPU yet.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from gpubackprop.backend import Array
-from gpubackprop.backend.precision import full
-from gpubackprop.kernels.cuda.cublaslt import Status, StatusError
+from gpubackprop.kernels.cuda.columns import column_sums
 from gpubackprop.kernels.cuda.kernel import kernel
 from gpubackprop.kernels.cuda.matmul_product import aux_shape
 from gpubackprop.ops.activation import gelu
@@ -27,15 +27,10 @@ def _rows(x: Array) -> Array:
     return (x if x.flags.c_contiguous else x.copy()).reshape(-1, x.shape[-1])
 
 
-def _fused(b: Any, a: Array, weight: Array, out: Array, **epilogue: Any) -> bool:
-    """Whether the library does the product with this epilogue; if so it is done."""
-    try:
-        b.multiply(a, weight, out, **epilogue)
-    except StatusError as error:
-        if error.status != Status.NOT_SUPPORTED:
-            raise
-        return False
-    return True
+def _do(b: Any, apart: Callable[[], Any], a: Array, factor: Array, out: Array, **epilogue: Any) -> None:
+    """out = a @ factor with an epilogue, or, where that is quicker, what does the same `apart`."""
+    where = f"{epilogue['epilogue']} {a.dtype.name}{[*a.shape]} {factor.shape[-1]} {out.dtype.name}"
+    b.chosen.do(b, where, lambda: b.multiply(a, factor, out, **epilogue), apart)
 
 
 def _curve(b: Any, op: Op, z: Array, **options: Any) -> Op:
@@ -47,10 +42,14 @@ def _curve(b: Any, op: Op, z: Array, **options: Any) -> Op:
 def _affine(b: Any, x: Array, weight: Array, bias: Array | None) -> Array:
     """x (N, I), weight (O, I), bias (O,) or None -> (N, O)."""
     y = b.empty((x.shape[0], weight.shape[0]), x.dtype)
-    if bias is None or not _fused(b, x, weight.T, y, epilogue="bias", bias=bias):
+    if bias is None:
+        return b.multiply(x, weight.T, y)
+
+    def apart() -> None:
         b.multiply(x, weight.T, y)
-        if bias is not None:
-            y += bias
+        b.xp.add(y, bias, out=y)
+
+    _do(b, apart, x, weight.T, y, epilogue="bias", bias=bias)
     return y
 
 
@@ -58,12 +57,15 @@ def _gelu(b: Any, x: Array, weight: Array, bias: Array | None) -> tuple[Array, A
     """x (N, I) -> y (N, O) = gelu(z) in its tanh form, and z (N, O) of rows that may be padded."""
     n, o = x.shape[0], weight.shape[0]
     y, aux = b.empty((n, o), x.dtype), b.empty(aux_shape("gelu_aux", n, o)[0], x.dtype)
+
+    def apart() -> None:
+        z = aux[:, :o]
+        b.assign(z, _affine(b, x, weight, bias))
+        b.assign(y, _curve(b, gelu, z, approximate="tanh").forward(b, z, approximate="tanh")[0])
+
     epilogue = "gelu_aux" if bias is None else "gelu_aux_bias"
-    if _fused(b, x, weight.T, y, epilogue=epilogue, bias=bias, aux=aux):
-        return y, aux
-    z = aux[:, :o]
-    z[...] = _affine(b, x, weight, bias)
-    return _curve(b, gelu, z, approximate="tanh").forward(b, z, approximate="tanh")[0], aux
+    _do(b, apart, x, weight.T, y, epilogue=epilogue, bias=bias, aux=aux)
+    return y, aux
 
 
 def _gelu_slope(b: Any, aux: Array, dy: Array) -> Array:
@@ -85,11 +87,17 @@ def _gradients(b: Any, x: Array, weight: Array, dy: Array, slots: Slots) -> tupl
         dbias = slots[2].wide if wide else b.out(slots[2], weight.shape[:1], dy.dtype)
     if slots[1].wanted:
         dweight = slots[1].wide if wide else b.out(slots[1], weight.shape, weight.dtype)
-        if dbias is not None and _fused(b, dy.T, x, dweight, epilogue="bgrad_a", bias=dbias):
-            return dx, dweight, dbias
-        b.multiply(dy.T, x, dweight)
-    if dbias is not None:
-        dbias[...] = dy.sum(axis=0, dtype=full(dy.dtype))
+        if dbias is None:
+            b.multiply(dy.T, x, dweight)
+            return dx, dweight, None
+
+        def apart() -> None:
+            b.multiply(dy.T, x, dweight)
+            column_sums(b, dy, dbias)
+
+        _do(b, apart, dy.T, x, dweight, epilogue="bgrad_a", bias=dbias)
+    elif dbias is not None:
+        column_sums(b, dy, dbias)
     return dx, dweight, dbias
 
 
@@ -153,13 +161,16 @@ def linear_gelu_linear_backward(b: Any, saved: Any, dy: Array, slots: Slots) -> 
     _, dweight2, dbias2 = _gradients(b, h, weight2, dy, [Slot(wanted=False), *slots[3:]])
     dz = b.empty(h.shape, h.dtype)
     dbias = b.out(slots[2], weight.shape[:1], dy.dtype) if slots[2].wanted else None
+
+    def apart() -> None:
+        b.assign(dz, _gelu_slope(b, aux, b.multiply(dy, weight2, b.empty(h.shape, h.dtype))))
+        if dbias is not None:
+            column_sums(b, dz, dbias)
+
     epilogue = "dgelu" if dbias is None else "dgelu_bgrad"
-    fused = _fused(b, dy, weight2, dz, epilogue=epilogue, bias=dbias, aux=aux)
-    if not fused:
-        dz = _gelu_slope(b, aux, b.multiply(dy, weight2, dz))
-    left = [*slots[:2], Slot(wanted=False) if fused else slots[2]]
-    dx, dweight, late = _gradients(b, x, weight, dz, left)
-    return (None if dx is None else dx.reshape(shape)), dweight, dbias if fused else late, dweight2, dbias2
+    _do(b, apart, dy, weight2, dz, epilogue=epilogue, bias=dbias, aux=aux)
+    dx, dweight, _ = _gradients(b, x, weight, dz, [*slots[:2], Slot(wanted=False)])
+    return (None if dx is None else dx.reshape(shape)), dweight, dbias, dweight2, dbias2
 
 
 kernel(linear, linear_forward, linear_backward)

@@ -117,17 +117,35 @@ def test_linear_activation(device: Any, dtype: str, activation: str, options: di
 def test_only_what_is_wanted_is_computed(device: Any, wanted: list[int]) -> None:
     inputs = draw((5, 3), (7, 3), (7,))
     assert_equal(device, linear, KERNELS[linear], inputs, wanted)
+    device.double.products.calls.clear()  # ways were chosen among them
+    assert_equal(device, linear, KERNELS[linear], inputs, wanted)
     assert len(device.double.products.calls) == 1 + (0 in wanted) + (1 in wanted)
 
 
 def test_the_epilogues_do_it(device: Any) -> None:
     inputs = draw((5, 3), (7, 3), (7,))
-    assert_equal(device, linear, KERNELS[linear], inputs)
-    assert epilogues(device) == [BIAS, 1, BGRADB]
-    device.double.products.calls.clear()
-    pair = KERNELS[linear_activation]
-    assert_equal(device, linear_activation, pair, inputs, activation="gelu", approximate="tanh")
-    assert epilogues(device) == [GELU | HAS_AUX | BIAS, 1, BGRADB]
+    gelu = {"activation": "gelu", "approximate": "tanh"}
+    for op, options, first in ((linear, {}, BIAS), (linear_activation, gelu, GELU | HAS_AUX | BIAS)):
+        for _ in range(2):  # ways are chosen in the first
+            device.double.products.calls.clear()
+            assert_equal(device, op, KERNELS[op], inputs, **options)
+        assert epilogues(device) == [first, 1, BGRADB]
+
+
+def test_the_quicker_way_is_taken_and_kept(device: Any) -> None:
+    inputs = draw((5, 3), (7, 3), (7,))
+    slow = iter([2.0, 1.0] * 2)  # the epilogues take longer
+    device.seconds = lambda call: (call(), next(slow))[1]
+    for _ in range(2):
+        device.double.products.calls.clear()
+        assert_equal(device, linear, KERNELS[linear], inputs)
+    assert epilogues(device) == [1, 1, 1]
+    assert set(device.choices.values()) >= {"apart"}
+    again = Device()
+    again.seconds = None  # nothing is measured
+    again.adopt(device.choices)
+    assert_equal(again, linear, KERNELS[linear], inputs)
+    assert epilogues(again) == [1, 1, 1]
 
 
 def test_rows_that_are_not_contiguous(device: Any) -> None:
