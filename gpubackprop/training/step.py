@@ -119,7 +119,9 @@ class TrainStep:
         if ok is not None:
             b.unlaunched("a loss scale may leave the step out")
             carries = [_held(b, ok, new, old) for new, old in zip(carries, self.carries, strict=False)]
-        if any(carries):
+        if any(carries) and b.asynchronous:
+            carries = [_in_place(b, held, new) for held, new in zip(self.carries, carries, strict=False)]
+        elif any(carries):
             b.only_once("layers hand states on from step to step")
         self.carries[: len(batches)] = carries
         if not (b.asynchronous or isinstance(self.loss, ByClass | Elementwise)):
@@ -281,6 +283,19 @@ def _inside(whole: Layer | Loss) -> list[Layer | Loss]:
                 values = values if isinstance(value, dict | list | tuple) else (value,)
                 left += [each for each in values if isinstance(each, Layer | Loss)]
     return list(found.values())
+
+
+def _in_place(b: Backend, held: dict[str, list[Array]], new: dict[str, list[Array]]) -> dict[str, list[Array]]:
+    """New states where those of the step before lie, so that a captured step finds them; the first ones in memory of
+    their own."""
+    if {key: [a.shape for a in arrays] for key, arrays in held.items()} != {
+        key: [a.shape for a in arrays] for key, arrays in new.items()
+    }:
+        return {key: [a.copy() for a in arrays] for key, arrays in new.items()}
+    for key, arrays in new.items():
+        for place, array in zip(held[key], arrays, strict=True):
+            b.assign(place, array)
+    return held
 
 
 def _held(b: Backend, ok: Array, new: Mapping[str, list[Array]], old: Mapping[str, list[Array]]) -> dict[str, Any]:

@@ -102,7 +102,9 @@ def test_an_epoch_of_accumulated_batches_ends_with_a_smaller_step(monkeypatch):
     step = run.step
     sizes = lambda batches: tuple(len(batch["inputs"]) for batch in batches)  # noqa: E731  # short and used once
     run.step = type("Spy", (), {"__call__": lambda _, b: groups.append(sizes(b)) or step(b)})()
-    run.step.__dict__.update(model=step.model, optimizer=step.optimizer, loss=step.loss, grad_norm=None, carries=[])
+    run.step.__dict__.update(
+        model=step.model, optimizer=step.optimizer, loss=step.loss, grad_norm=None, carries=[], loss_scale=None
+    )
     run.run()
     assert groups == [(4, 4), (4, 4), (2,)] * 2
     assert run.epoch == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ class _Slot:
         self.pinned = [_pinned(cupy, a) for a in arrays]
         self.staged = [cupy.empty(a.shape, a.dtype) for a in arrays]
         self.arrived, self.used = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
+        # Pinned memory that is given back is given out again at once, though a copy from it may be on its way.
+        weakref.finalize(self, self.arrived.synchronize).atexit = False
 
 
 class Feed:

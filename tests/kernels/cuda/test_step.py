@@ -145,6 +145,26 @@ def test_what_cannot_be_captured_is_named_once_and_runs_as_it_is():
     assert np.array_equal(found["losses"], plain["losses"])
 
 
+def stateful(device, precision):
+    model = nn.Sequential(nn.LSTM(3, 5, stateful=True), nn.Linear(5, 3))
+    model.build((4, 3), 0, device, precision, "auto")
+    step = TrainStep(model, nn.CrossEntropyLoss(), gbp.optim.SGD(model.parameters(), lr=0.1))
+    rng, found = np.random.default_rng(0), []
+    for samples in (2, 2, 2, 1, 1, 2, 2, 2):  # those of the end of an epoch begin anew, and so do those behind them
+        x, target = rng.normal(size=(samples, 4, 3)), rng.integers(0, 3, (samples, 4))
+        found.append(float(step(x, target)))
+    return found, step
+
+
+def test_states_of_stateful_layers_are_carried_by_graphs():
+    wanted, _ = stateful("cpu", "float64")
+    with doubles() as cupy:
+        found, step = stateful("cuda", "float64")
+        assert cupy.device.launches == 5  # all but the first of a shape, and the first behind another shape
+        assert len(step.carried()) == 2
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
 @pytest.mark.parametrize("fault", ["arrived", "used", "pinned"])
 def test_a_missing_wait_between_streams_is_seen(monkeypatch, fault):
     from gpubackprop.kernels.cuda import feed
