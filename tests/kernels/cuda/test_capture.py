@@ -47,7 +47,8 @@ def test_an_op_is_captured_and_gives_the_same_again(spec):
             assert all(np.isnan(a).all() for a in unwritten.values() if harness.is_float(a)), "something ran"
             graph.launch()
             found = read(results)
-    harness.assert_close(found, rows.reference(spec, inputs), 1e-10)
+    drawn = spec.op.name in rows.FLOAT32  # normal numbers are float32's
+    harness.assert_close(found, rows.reference(spec, inputs), 1e-5 if drawn else 1e-10)
     for name, a in eager.items():
         assert np.array_equal(found[name], a), name
 
