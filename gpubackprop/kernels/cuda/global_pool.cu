@@ -34,11 +34,12 @@ __global__ void average_backward(const T* dy, const bool* mask, const Acc<T>* sh
                                  long long positions, long long channels) {
   const auto at = own_channels<T>(channels, dy, dx);
   if (at.count == 0) return;
+  constexpr int WIDTH = at.width;
   const long long sample = blockIdx.x / strips;
   auto slope = load(dy + sample * channels, at);
-  for (int k = 0; k < at.width; k++) slope.at[k] *= shares[sample];
+  for (int k = 0; k < WIDTH; k++) slope.at[k] *= shares[sample];
   down(positions, strips, [&](long long row) {
-    store(dx + row * channels, at, !mask || mask[row] ? slope : Pack<Acc<T>, at.width>{});
+    store(dx + row * channels, at, !mask || mask[row] ? slope : Pack<Acc<T>, WIDTH>{});
   });
 }
 
@@ -88,12 +89,13 @@ __global__ void max_backward(const T* dy, const int* winner, T* dx, int strips, 
                              long long channels) {
   const auto at = own_channels<T>(channels, dy, winner, dx);
   if (at.count == 0) return;
+  constexpr int WIDTH = at.width;
   const long long sample = blockIdx.x / strips;
   const auto slope = load(dy + sample * channels, at);
   const auto won = load(winner + sample * channels, at);
   down(positions, strips, [&](long long row) {
-    Pack<Acc<T>, at.width> pack;
-    for (int k = 0; k < at.width; k++) pack.at[k] = won.at[k] == row - sample * positions ? slope.at[k] : Acc<T>(0);
+    Pack<Acc<T>, WIDTH> pack;
+    for (int k = 0; k < WIDTH; k++) pack.at[k] = won.at[k] == row - sample * positions ? slope.at[k] : Acc<T>(0);
     store(dx + row * channels, at, pack);
   });
 }

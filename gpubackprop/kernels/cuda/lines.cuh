@@ -45,10 +45,11 @@ struct Strip {
 template <typename T, typename Value, typename Write>
 __device__ void sum_columns(bool wide, long long width, Strip strip, Value value, Write write) {
   const auto sums = [&](auto pack) {
-    over_columns<pack.width>(width, strip.block, strip.blocks, [&](auto at) {
+    constexpr int WIDTH = pack.width;
+    over_columns<WIDTH>(width, strip.block, strip.blocks, [&](auto at) {
       const bool inside = at.start < width;
       const auto sum = sum_lines(sum_of(strip.first, inside ? strip.end : 0, strip.step, [&](long long i) {
-        return value(Place<at.width>{i * width + at.start}, at);
+        return value(Place<WIDTH>{i * width + at.start}, at);
       }));
       if (threadIdx.y == 0 && inside) write(at, sum);
     });
