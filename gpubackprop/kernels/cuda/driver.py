@@ -21,6 +21,7 @@ Size: TypeAlias = tuple[int, ...]  #: (x,), (x, y) or (x, y, z)
 #: C++'s names of the dtypes that kernels compute on; `common.cuh` has the short ones.
 REAL = {"float32": "float", "float64": "double", "bfloat16": "bfloat16", "float16": "float16"}
 EXACT = ("float32", "float64")
+OPTIONS = ("-std=c++17",)  #: CuPy adds the GPU's own, and -ftz=true: float32 below 1.2e-38 is 0
 
 
 class Source(NamedTuple):
@@ -46,7 +47,7 @@ class Driver:
         if (found := self._found.get((source.file, name, real))) is None:
             names = {name: name.format(real=real) for name in source.names}
             code = text(source.file, self.folder)
-            module = self._cupy.RawModule(code=code, options=("-std=c++17",), name_expressions=tuple(names.values()))
+            module = self._cupy.RawModule(code=code, options=OPTIONS, name_expressions=tuple(names.values()))
             for each, full in names.items():
                 self._found[source.file, each, real] = module.get_function(full)
             found = self._found[source.file, name, real]
