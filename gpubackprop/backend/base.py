@@ -106,8 +106,11 @@ class Backend:
         captured = self.capture(step)
         return lambda batches: captured(prepare(batches))
 
-    def only_once(self, reason: str) -> None:
-        """Say inside a step that it cannot be replayed, since something happens that only Python knows of."""
+    def only_once(self, reason: str, passing: bool = False) -> None:
+        """Say inside a step that it cannot be replayed, since something happens that only Python knows of.
+
+        passing  in this step alone
+        """
 
     def unlaunched(self, reason: str) -> None:
         """Say inside a step that array functions run which are part of no op and no rule: a replay that knows of

@@ -38,11 +38,13 @@ class CupyBackend(Backend):
 
     def from_host(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
         """A copy in the GPU's memory."""
-        return self._cupy.asarray(array, dtype)
+        with self.running():
+            return self._cupy.asarray(array, dtype)
 
     def to_host(self, array: Array) -> HostArray:
         """A copy in the host's memory; waits for the GPU."""
-        return self._cupy.asnumpy(array)  # type: ignore[no-any-return]  # CuPy ships no types
+        with self.running():
+            return self._cupy.asnumpy(array)  # type: ignore[no-any-return]  # CuPy ships no types
 
     def owns(self, array: object) -> bool:
         """Whether this is a CuPy array."""

@@ -65,8 +65,8 @@ class RepeatedStep:
         """Around the step before the one that is caught."""
         return nullcontext()
 
-    def catch(self, batches: Batches) -> tuple[Outputs, Replay | str]:
-        """Run the step and catch it: its outputs, and the caught step or why it cannot be replayed."""
+    def catch(self, batches: Batches) -> tuple[Outputs, Replay | str | None]:
+        """Run the step and catch it: its outputs, and the caught step, or why it cannot be replayed; None: not yet."""
         raise NotImplementedError(f"{type(self).__name__}.catch")
 
     # --- what is the same everywhere ---------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class RepeatedStep:
             self.found[key] = f"batches of {KEPT} other shapes are caught already"
             return self.step(self.prepare(batches))
         outputs, replay = self.catch(batches)
-        self.found[key] = replay if isinstance(replay, str) else (replay, Watch(self.made_of()))
+        self.found[key] = replay if replay is None or isinstance(replay, str) else (replay, Watch(self.made_of()))
         return outputs
 
 

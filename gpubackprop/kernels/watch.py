@@ -7,8 +7,6 @@ from operator import itemgetter
 from types import FunctionType, MethodType
 from typing import Any
 
-import numpy as np
-
 from gpubackprop.optim import Optimizer
 
 #: What changes from step to step, or with the shape of what a model is asked, and is no part of what a step does.
@@ -47,7 +45,7 @@ class Watch:
         self.before = [each.copy() for each in self.whole]
         #: Arrays of one number compare like it: that another one is in their place, this shows.
         single = ((held, key, held[key]) for held, key in places)
-        self.single = [place for place in single if isinstance(place[2], np.ndarray) and place[2].size <= 1]
+        self.single = [place for place in single if getattr(place[2], "shape", None) in ((), (1,))]
 
     def _see_part(self, held: dict[str, Any], values: Callable[[Any], Any]) -> None:
         self.partly.append((held, len(held), values, values(held)))

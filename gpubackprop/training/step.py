@@ -81,6 +81,12 @@ class TrainStep:
                 targets = batch.get("targets")
                 if all(type(each) is np.ndarray for _, each in _named({"targets": targets})):
                     self.loss.check_targets(targets)  # type: ignore[arg-type]  # arrays by head, where there are heads
+        if not self._backend.asynchronous:
+            return self._counted(batches)
+        with self._backend.running():  # what is set on the device for the step, in the order of steps
+            return self._counted(batches)
+
+    def _counted(self, batches: Sequence[Batch]) -> Array:
         self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
         for part in (self.noise, self.average):
             if part is not None:
@@ -99,7 +105,8 @@ class TrainStep:
         return [on_device(self.model, self.loss, batch) for batch in batches]
 
     def _made_of(self) -> list[object]:
-        parts: list[object] = [self, self._backend, self.model.built, self.optimizer, self.noise, self.average]
+        parts: list[object] = [self, self._backend, self.model.built, self.optimizer]
+        parts += [self.noise, self.average, self.loss_scale]
         parts += [*_inside(self.model), *_inside(self.loss), *self.model.built.stored.values()]
         return [part for part in parts if part is not None]
 
@@ -120,6 +127,8 @@ class TrainStep:
             b.unlaunched("a loss scale may leave the step out")
             carries = [_held(b, ok, new, old) for new, old in zip(carries, self.carries, strict=False)]
         if any(carries) and b.asynchronous:
+            if not all(self.carries):
+                b.only_once("sequences begin anew", passing=True)
             carries = [_in_place(b, held, new) for held, new in zip(self.carries, carries, strict=False)]
         elif any(carries):
             b.only_once("layers hand states on from step to step")

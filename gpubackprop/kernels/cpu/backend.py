@@ -74,7 +74,7 @@ class CpuBackend(NumpyBackend):
         if self.recording is not None:
             self.recording.add(function, args)
 
-    def only_once(self, reason: str) -> None:
+    def only_once(self, reason: str, passing: bool = False) -> None:
         """What runs now is no launch: a step that it is part of cannot be replayed."""
         if self.recording is not None and self.recording.refused is None:
             self.recording.refused = reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from gpubackprop.backend import Array
 from gpubackprop.backend.cuda import CupyBackend
@@ -25,8 +26,9 @@ WORKSPACE = 32 << 20  # bytes for cuBLASLt, what it wants on Hopper
 class CudaBackend(CupyBackend):
     """GPU number `index`, with kernels. Raises DeviceError with CUDA's own reason where it cannot be used.
 
-    All work is on one stream, since products share one workspace. It is the current stream of the thread that makes the
-    backend, and, in `running`, of others; CUDA's default stream and this one wait for each other.
+    All work on a GPU is on one stream, whoever asks for it, so that it comes about in the order it was asked for. This
+    is the current one of the thread that makes the backend, and, in `running`, of others; CUDA's default stream and it
+    wait for each other.
     """
 
     fuses = True
@@ -34,7 +36,7 @@ class CudaBackend(CupyBackend):
     def __init__(self, index: int = 0) -> None:
         super().__init__(index)
         cuda = self._cupy.cuda
-        self.stream = cuda.Stream()
+        self.stream = _stream(self._cupy, index)
         self.stream.use()
         self.driver = Driver(self._cupy)
         self._workspace = cuda.alloc(WORKSPACE)
@@ -58,6 +60,8 @@ class CudaBackend(CupyBackend):
     @float32.setter
     def float32(self, how: str) -> None:
         self.multiply.float32 = how
+        if self.cudnn is not None:
+            self.cudnn.float32 = how
 
     def pair(self, op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op:
         """Of cuDNN's pair and the kernel that take these inputs the quicker; else the reference."""
@@ -125,7 +129,9 @@ class CudaBackend(CupyBackend):
             self.multiply(left, right, y)
 
     def seconds(self, call: Callable[[], None]) -> float:
-        """How long a call takes; waits, so never while a step is captured."""
+        """How long a call takes; waits, so that while a step is captured all take the same."""
+        if self.captures.capturing:
+            return 0.0
         event, repeats = self._cupy.cuda.Event, 4
         call()  # the first may load its code
         start, stop = event(), event()
@@ -136,10 +142,13 @@ class CudaBackend(CupyBackend):
         stop.synchronize()
         return float(self._cupy.cuda.get_elapsed_time(start, stop)) / repeats / 1000
 
-    def only_once(self, reason: str) -> None:
-        """What runs now is for Python alone to know: a step that it is part of cannot be captured."""
+    def only_once(self, reason: str, passing: bool = False) -> None:
+        """What runs now is for Python alone to know: a step that it is part of cannot be captured.
+
+        passing  the next one may be
+        """
         if self.captures.capturing:
-            raise Refused(reason)
+            raise Refused(reason, passing)
 
     def repeated(self, step: Any, prepare: Any, made_of: Callable[[], Iterable[object]]) -> CapturedStep:
         """`step`, captured as a CUDA graph at its second run on batches of the same shapes, and launched after that."""
@@ -177,6 +186,17 @@ class CudaBackend(CupyBackend):
         cudnn = "no cuDNN" if self.cudnn is None else f"cuDNN {self.cudnn.version}"
         products = f"cuBLASLt {version // 10000}.{version // 100 % 100}"
         return f"{super().describe()[:-1]}, {products}, {cudnn}, kernels of its own)"
+
+
+_STREAMS: WeakKeyDictionary[Any, dict[int, Any]] = WeakKeyDictionary()
+
+
+def _stream(cupy: Any, index: int) -> Any:
+    """The stream of GPU number `index`, the current one."""
+    streams = _STREAMS.setdefault(cupy, {})
+    if index not in streams:
+        streams[index] = cupy.cuda.Stream()
+    return streams[index]
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

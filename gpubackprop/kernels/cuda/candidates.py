@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from gpubackprop.kernels.cuda.cublaslt import Status, StatusError
 from gpubackprop.kernels.cuda.kernel import KERNELS
 from gpubackprop.tape import SKIP, Op, Slot
-
-#: The pair that stands in for an op with these inputs, None where there is none.
-Candidate: TypeAlias = Callable[[Op, Sequence[Any], Mapping[str, Any]], Op | None]
 
 WAYS = ("cudnn", "kernel", "fused", "apart")
 
@@ -23,7 +20,7 @@ def own_kernel(op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op 
 
 def situation(op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> str:
     """An op with its inputs' shapes and dtypes and its options, in words: what a choice is made for."""
-    inputs = ["-" if a is None else f"{a.dtype.name}{[*a.shape]}" for a in arrays]
+    inputs = [f"{a.dtype.name}{[*a.shape]}" if hasattr(a, "dtype") else "-" for a in arrays]
     given = {name: each for name, each in sorted(options.items()) if name not in ("seed", "stream")}
     return f"{op.name} {' '.join(inputs)} {given}"
 
@@ -37,24 +34,26 @@ class Choices:
     def do(self, b: Any, where: str, fused: Callable[[], Any], apart: Callable[[], Any]) -> None:
         """Do the same in the quicker of two ways: `fused` into a product, for which the library may have nothing, or
         `apart` from it. Both write all of their results anew, so that doing them again changes nothing."""
-        if where not in self.found:
+        if self.found.get(where) != "apart":
             try:
                 fused()
             except StatusError as error:
                 if error.status != Status.NOT_SUPPORTED:
                     raise
-                self.found[where] = "apart"
+                self.found[where] = "apart"  # an earlier run's library may have had it
             else:
-                if b.captures.capturing:
+                if where in self.found or b.captures.capturing:
                     return
                 self.found[where] = "fused" if b.seconds(fused) <= b.seconds(apart) else "apart"
-        (fused if self.found[where] == "fused" else apart)()
+                fused()
+        if self.found[where] == "apart":
+            apart()
 
     def quickest(
         self, b: Any, op: Op, arrays: Sequence[Any], options: Mapping[str, Any], pairs: Mapping[str, Op]
     ) -> Op:
         """Of the pairs, by name, the one that takes the least time for both passes; while capturing, the first."""
-        where = situation(op, arrays, options)
+        where = f"{situation(op, arrays, options)} {b.float32}"
         if where not in self.found and not b.captures.capturing:
             seconds = {name: _passes(b, pair, arrays, options) for name, pair in pairs.items()}
             self.found[where] = min(seconds, key=lambda name: seconds[name])

@@ -23,7 +23,11 @@ PACKAGE = Path(__file__).parents[2]
 
 
 class Refused(Exception):
-    """A step says that it must not be captured, and why."""
+    """A step says that it must not be captured, and why; `passing`: the next one may be."""
+
+    def __init__(self, reason: str, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.passing = passing
 
 
 class Captures:
@@ -37,11 +41,14 @@ class Captures:
 class _Captured:
     """A graph, where it finds its data and where it leaves what it gives.
 
-    Arrays of the graph are reused by the next launch, so that outputs are copied.
+    Arrays of the graph are reused by the next launch, so that outputs are copied. Its memory is its own: other code
+    would be given what the graph still writes to, and a pool that several share gives back, when the GPU is full, what
+    is free at that moment.
     """
 
-    def __init__(self, b: CudaBackend, graph: Any, feed: Feed, outputs: Outputs) -> None:
-        self._backend, self._graph, self._feed, self._outputs = b, graph, feed, outputs
+    def __init__(self, b: CudaBackend, graph: Any, pool: Any, feed: Feed, outputs: Outputs) -> None:
+        self._backend, self._graph, self._pool = b, graph, pool
+        self._feed, self._outputs = feed, outputs
 
     def __call__(self, arrays: Sequence[Any]) -> Outputs:
         """The step again, on other arrays."""
@@ -67,9 +74,6 @@ class CapturedStep(RepeatedStep):
     ) -> None:
         super().__init__(step, prepare, made_of)
         self.backend = b
-        #: The memory of all graphs, which never run at once, and of nothing else: other code would be given what a
-        #: graph still writes to.
-        self.pool = b.xp.cuda.MemoryPool()
 
     def takes(self, array: Any) -> bool:
         """NumPy's arrays and CuPy's."""
@@ -79,24 +83,28 @@ class CapturedStep(RepeatedStep):
         """On the GPU and its stream."""
         return self.backend.running()
 
-    def catch(self, batches: Batches) -> tuple[Outputs, Replay | str]:
+    def catch(self, batches: Batches) -> tuple[Outputs, Replay | str | None]:
         """Capture the step, and launch it."""
         b = self.backend
         held = [self._copied(batch) for batch in self.prepare(batches)]
+        pool = b.xp.cuda.MemoryPool()
+        b.xp.get_default_memory_pool().free_all_blocks()  # what steps run as they are have left there
         try:
-            graph, outputs = self._capture(held)
+            graph, outputs = self._capture(held, pool)
         except Exception as error:
+            if isinstance(error, Refused) and error.passing:
+                return self.step(held), None
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             if not isinstance(error, Refused):
                 reason = f"{_place(error)}: {reason}"
             b.captures.say(f"steps are not captured as a CUDA graph, and are slower: {reason}")
             return self.step(held), reason
-        replay = _Captured(b, graph, Feed(b.xp, [a for _, a in arrays_of(held)]), outputs)
+        replay = _Captured(b, graph, pool, Feed(b.xp, [a for _, a in arrays_of(held)]), outputs)
         return replay.launch(), replay
 
-    def _capture(self, held: Batches) -> tuple[Any, Outputs]:
+    def _capture(self, held: Batches, pool: Any) -> tuple[Any, Outputs]:
         stream = self.backend.stream
-        with self.backend.xp.cuda.using_allocator(self.pool.malloc):
+        with self.backend.xp.cuda.using_allocator(pool.malloc):
             stream.begin_capture()
             self.backend.captures.capturing = True
             try:
@@ -110,10 +118,7 @@ class CapturedStep(RepeatedStep):
             return stream.end_capture(), outputs
 
     def _copied(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: self._copied(a) if isinstance(a, Mapping) else self.backend.contiguous(a.copy())
-            for name, a in batch.items()
-        }
+        return {name: self._copied(a) if isinstance(a, Mapping) else a.copy(order="C") for name, a in batch.items()}
 
 
 def _warn(line: str) -> None:

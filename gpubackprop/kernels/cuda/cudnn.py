@@ -91,19 +91,24 @@ class Cudnn:
     ) -> None:
         self._library, self._address, self._empty, self._stream = library, address, empty, stream
         self._handle, self._device, self._folder = handle, device, folder
-        self._exact = float32 != "tf32"
         self.version: str = library.backend_version_string()
-        self._place = f"{library.__version__} {self.version} {machine} {float32} {_sources()}"
-        self.plans: dict[Graph, Plan | None] = {}
+        self._machine = f"{library.__version__} {self.version} {machine} {_sources()}"
+        self._plans: dict[str, dict[Graph, Plan | None]] = {}
+        self.float32 = float32  #: "tf32": how float32 is multiplied, if not exactly
         self.refused: dict[Graph, str] = {}  #: the library's reasons
 
     def pair(self, op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op | None:
         """The pair that stands in for `op`, None unless cuDNN has a plan for all its graphs."""
         kernel = TABLE.kernels.get(op)
-        if kernel is None or not kernel.fits(arrays, options) or any(a is not None and 0 in a.shape for a in arrays):
+        if kernel is None or not kernel.fits(arrays, options) or any(0 in getattr(a, "shape", ()) for a in arrays):
             return None
         graphs = GRAPHS[op](arrays, options)
         return kernel if graphs and all(self.plan(graph) for graph in graphs) else None
+
+    @property
+    def plans(self) -> dict[Graph, Plan | None]:
+        """Of the graphs so far, with float32 multiplied as it is now; None: the library has none."""
+        return self._plans.setdefault(self.float32, {})
 
     def plan(self, graph: Graph) -> Plan | None:
         """The plan of a graph, made at the first call; None where the library has none: `refused` says why."""
@@ -163,12 +168,12 @@ class Cudnn:
         unwanted = [notes.NONDETERMINISTIC]
         if graph.products and graph.inputs[0].dtype in EXACT:
             unwanted.append(notes.DOWN_CONVERT_INPUTS)
-            if self._exact:
+            if self.float32 != "tf32":
                 unwanted.append(notes.TENSOR_CORE)
         return unwanted
 
     def _file(self, graph: Graph) -> Path | None:
-        known = hashlib.sha256(f"{self._place} {graph}".encode()).hexdigest()[:32]
+        known = hashlib.sha256(f"{self._machine} {self.float32} {graph}".encode()).hexdigest()[:32]
         return None if self._folder is None else self._folder / f"{known}.plan"
 
     def _read(self, graph: Graph) -> Plan | None:

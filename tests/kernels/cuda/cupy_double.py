@@ -59,6 +59,7 @@ class Device:
         self.memory: list[np.ndarray] = []  #: that a graph works on, which knows it by its address
         self.touched: tuple[dict[int, None], dict[int, None]] = ({}, {})
         self.clocks: dict[str, Counter[str]] = {"host": Counter()}
+        self.blocking: list[str] = []  #: streams that the default one, the first, waits for, and they for it
         self.accesses: dict[int, Access] = {}
         self.pinned: dict[int, tuple[str, int]] = {}
         self.waits = 0  #: how often the host waited for the device
@@ -106,6 +107,10 @@ class Device:
     def uses(self, stream: Stream, reads: Any, writes: Any) -> None:
         """Note that a stream reads and writes memory, and see that it is known to be free."""
         clock = self.clocks[stream.line]
+        if stream.blocking:
+            for line in self.blocking if not stream.ptr else self.blocking[:1]:
+                clock |= self.clocks[line]
+            self.clocks[stream.line] = clock
         clock[stream.line] += 1
         now = clock[stream.line]
         for address in reads:
@@ -135,13 +140,15 @@ class Device:
 
 
 class Stream:
-    """cupy.cuda.Stream. A blocking stream and the default one wait for each other: here they are one line of work."""
+    """cupy.cuda.Stream. A blocking stream and the default one wait for each other, no others do."""
 
     def __init__(self, device: Device, non_blocking: bool = False, null: bool = False) -> None:
         self._device = device
         self.ptr = 0 if null else 0x1000 + next(device.numbers)
-        self.line = f"stream {self.ptr}" if non_blocking else "main"
-        device.clocks.setdefault(self.line, Counter())
+        self.line, self.blocking = f"stream {self.ptr}", not non_blocking
+        device.clocks[self.line] = Counter()
+        if self.blocking:
+            device.blocking.append(self.line)
 
     def use(self) -> Stream:
         self._device.current[-1] = self
@@ -305,6 +312,7 @@ class CupyDouble(types.ModuleType):
             Event=lambda block=False, disable_timing=False, interprocess=False: Event(device, disable_timing),
             Graph=Graph,
             MemoryPool=MemoryPool,
+            MemoryPointer=Pointer,
             alloc=lambda size: self._alloc(size),
             alloc_pinned_memory=_pinned,
             get_current_stream=lambda device_id=-1: device.stream,
@@ -342,17 +350,25 @@ class CupyDouble(types.ModuleType):
         poison(placed._host, 0 if self.device.capturing else 99)
         return placed
 
+    def get_default_memory_pool(self) -> Any:
+        """Of which nothing is kept."""
+        return types.SimpleNamespace(free_all_blocks=lambda: self.device.refuse("giving memory back"))
+
     def asarray(self, a: Any, dtype: Any = None) -> StrictArray:
         """A copy of a host array; a device array as it is, unless it has another dtype."""
         if isinstance(a, StrictArray):
             return a if dtype is None or a.dtype == np.dtype(dtype) else a.astype(dtype)
         self.device.refuse("an array from the host")
-        return StrictArray(self.device.places(np.array(a, dtype, order="C")))
+        placed = self.device.places(np.array(a, dtype, order="C"))
+        self.device.sees([], [placed])
+        return StrictArray(placed)
 
     def asnumpy(self, a: Any) -> np.ndarray:
         """A copy on the host."""
         assert isinstance(a, StrictArray), "no device array"
-        self.device.wait(self.device.clocks["main"])
+        device = self.device
+        device.uses(device.stream, [root(a._host)], [])
+        device.wait(device.clocks[device.stream.line])
         return a._host.copy()
 
     def RawModule(self, *, code: str, options: tuple[str, ...] = (), name_expressions: Sequence[str] = ()) -> Any:

@@ -145,22 +145,32 @@ def test_what_cannot_be_captured_is_named_once_and_runs_as_it_is():
     assert np.array_equal(found["losses"], plain["losses"])
 
 
-def stateful(device, precision):
+def test_two_models_on_a_gpu_do_not_overtake_each_other():
+    with doubles():
+        first, second = step_of("cuda"), step_of("cuda")
+        found = [[float(loss) for loss in (first([batch(n)]), second([batch(n)]))] for n in range(4)]
+        alone = train(step_of("cuda"))["losses"]
+    assert np.array_equal(np.array(found), np.stack([alone, alone], axis=1))
+
+
+def stateful(device, precision, sizes):
     model = nn.Sequential(nn.LSTM(3, 5, stateful=True), nn.Linear(5, 3))
     model.build((4, 3), 0, device, precision, "auto")
     step = TrainStep(model, nn.CrossEntropyLoss(), gbp.optim.SGD(model.parameters(), lr=0.1))
     rng, found = np.random.default_rng(0), []
-    for samples in (2, 2, 2, 1, 1, 2, 2, 2):  # those of the end of an epoch begin anew, and so do those behind them
+    for samples in sizes:
         x, target = rng.normal(size=(samples, 4, 3)), rng.integers(0, 3, (samples, 4))
         found.append(float(step(x, target)))
     return found, step
 
 
-def test_states_of_stateful_layers_are_carried_by_graphs():
-    wanted, _ = stateful("cpu", "float64")
+@pytest.mark.parametrize(("sizes", "launches"), [((2, 2, 2, 1, 1, 2, 2, 2), 5), ((2, 1, 2, 2, 2, 2), 3)])
+def test_states_of_stateful_layers_are_carried_by_graphs(sizes, launches):
+    """Batches of another size begin anew, and so do those behind them: no graph is made of a beginning."""
+    wanted, _ = stateful("cpu", "float64", sizes)
     with doubles() as cupy:
-        found, step = stateful("cuda", "float64")
-        assert cupy.device.launches == 5  # all but the first of a shape, and the first behind another shape
+        found, step = stateful("cuda", "float64", sizes)
+        assert cupy.device.launches == launches
         assert len(step.carried()) == 2
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
@@ -180,7 +190,7 @@ def test_a_missing_wait_between_streams_is_seen(monkeypatch, fault):
             blocking = fault == "arrived"
 
             def wait_event(self, event):
-                if (self.line == "main") != blocking:
+                if self.blocking != blocking:
                     right(self, event)
 
             monkeypatch.setattr(cupy_double.Stream, "wait_event", wait_event)
