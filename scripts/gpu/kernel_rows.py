@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend import NumpyBackend
+from gpubackprop.kernels.cuda import cudnn
+from gpubackprop.kernels.cuda.candidates import own_kernel
 from gpubackprop.kernels.cuda.kernel import KERNELS, computed
 from gpubackprop.tape import FREE, SKIP, Slot
 from scripts.gpu import kernel_rules
@@ -35,6 +37,10 @@ Check = Callable[[], dict[str, Any]]
 
 class DiffersError(Exception):
     """A kernel does not do what it should."""
+
+
+class MissingError(Exception):
+    """There is nothing to check: a library has no plan for a row."""
 
 
 def dtypes() -> dict[str, Any]:
@@ -61,15 +67,18 @@ def draw_dys(spec: OpSpec, outputs: tuple[Any, ...], dtype: Any, seed: int) -> l
     return [dy if i < spec.outputs else None for i, dy in enumerate(drawn)]
 
 
-def check(b: Any, spec: OpSpec, dtype: Any, seed: int) -> dict[str, Any]:
-    """The largest error of an op's kernel on one row, and its tensor. Raises DiffersError where it is too large."""
+def check(b: Any, spec: OpSpec, dtype: Any, seed: int, find: Any = None) -> dict[str, Any]:
+    """The largest error of an op's pair on one row, and its tensor. Raises DiffersError where it is too large.
+
+    `find` gives the pair, the backend's choice unless given. Raises MissingError where there is none.
+    """
     inputs = draw(spec, dtype, seed)
     wide = [a.astype(np.float64) if harness.is_float(a) else a for a in inputs]
     ys, saved = harness.forward(spec, wide, NumpyBackend())
     dys = draw_dys(spec, ys, dtype, seed)
     grads = harness.backward(spec, wide, saved, [dy if dy is None else dy.astype(np.float64) for dy in dys])
     wanted = harness.named(ys, {i: grads[i] for i in harness.differentiable(spec, inputs)})
-    found, again = (_run(b, spec, inputs, dys) for _ in range(2))
+    found, again = (_run(b, find or b.pair, spec, inputs, dys) for _ in range(2))
     for name, a in found.items():
         if a.tobytes() != again[name].tobytes():
             raise DiffersError(f"{name} has other bits when it is computed again")
@@ -84,10 +93,12 @@ def check(b: Any, spec: OpSpec, dtype: Any, seed: int) -> dict[str, Any]:
     return _worst(errors, max(TOLERANCES[np.dtype(dtype).name], least))
 
 
-def _run(b: Any, spec: OpSpec, inputs: list[Any], dys: list[Any]) -> dict[str, Any]:
-    """Outputs and gradients by the kernel, on the host."""
+def _run(b: Any, find: Any, spec: OpSpec, inputs: list[Any], dys: list[Any]) -> dict[str, Any]:
+    """Outputs and gradients by the pair, on the host."""
     arrays: list[Any] = [None if a is None else b.from_host(a) for a in inputs]
-    pair = b.pair(spec.op, arrays, spec.options)
+    pair = find(spec.op, arrays, spec.options)
+    if pair is None:
+        raise MissingError("cuDNN has no plan for this row")
     y, saved = pair.forward(b, *arrays, **spec.options)
     outputs = y if type(y) is tuple else (y,)
     given = [dy if dy is None else b.from_host(dy) for dy in dys]
@@ -98,6 +109,11 @@ def _run(b: Any, spec: OpSpec, inputs: list[Any], dys: list[Any]) -> dict[str, A
     ]
     grads = pair.backward(b, saved, given[0] if len(given) == 1 else tuple(given), slots)
     return harness.named([b.to_host(y) for y in outputs], {i: b.to_host(grads[i]) for i in wanted})
+
+
+def _only_ours(b: Any) -> Any:
+    """Kernels, where the backend would choose between them and cuDNN's."""
+    return None if b.cudnn is None else own_kernel
 
 
 def _within(tolerance: float, errors: Callable[[], dict[str, float]]) -> dict[str, Any]:
@@ -120,9 +136,20 @@ def checks(b: Any, seed: int) -> Iterator[tuple[str, str, str, Check | str]]:
                 if spec.op in KERNELS and spec.op not in seen:
                     yield f"{spec.op.name}: {dtype_name}", spec.op.name, dtype_name, "ml_dtypes is not installed"
                     seen.add(spec.op)
-            elif b.pair(spec.op, draw(spec, dtype, seed), spec.options) is not spec.op:
+                continue
+            drawn = draw(spec, dtype, seed)
+            if own_kernel(spec.op, drawn, spec.options) is not None:
                 seen.add(spec.op)
-                yield f"{spec.name}: {dtype_name}", spec.op.name, dtype_name, partial(check, b, spec, dtype, seed)
+                yield (
+                    f"{spec.name}: {dtype_name}",
+                    spec.op.name,
+                    dtype_name,
+                    partial(check, b, spec, dtype, seed, _only_ours(b)),
+                )
+            other = cudnn.TABLE.kernels.get(spec.op) if b.cudnn is not None else None
+            if other is not None and other.fits(drawn, spec.options):
+                by_cudnn = partial(check, b, spec, dtype, seed, b.cudnn.pair)
+                yield f"{spec.name}, cuDNN: {dtype_name}", f"{spec.op.name}, cuDNN", dtype_name, by_cudnn
         for op in KERNELS:
             if dtype is not None and op not in seen:
                 yield f"{op.name}: {dtype_name}", op.name, dtype_name, "no row of the tests' table fits the kernel"
@@ -173,6 +200,8 @@ def tell(lines: Lines, b: Any, seed: int) -> None:
             continue
         try:
             result = check_it()
+        except MissingError as error:
+            lines.item(name, NOT_RUN, str(error), **about)
         except Exception as error:  # of the driver, the compiler, the kernel's Python: all of it is a finding
             lines.item(name, FAILED, f"{type(error).__name__}: {str(error)[:500]}", **about)
         else:
@@ -189,6 +218,8 @@ def small(b: Any, seed: int) -> int:
         seen.add((kernel, dtype))
         try:
             check_it()
+        except MissingError:
+            seen.discard((kernel, dtype))
         except Exception as error:  # as above
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
             failed += 1

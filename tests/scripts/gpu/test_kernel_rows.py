@@ -15,6 +15,7 @@ from scripts.gpu import kernel_rows, kernel_rules
 from scripts.gpu.kernel_rows import DiffersError, check, checks, small, tell
 from tests.kernels.cuda.device import TestDevice
 from tests.kernels.cuda.rows import needs_compiler
+from tests.kernels.cuda.test_cudnn import Device as with_cudnn
 from tests.ops.specs import table
 
 pytestmark = needs_compiler
@@ -172,3 +173,13 @@ def test_the_small_run_says_how_many_failed(monkeypatch, capsys):
     monkeypatch.setattr(kernel_rows, "checks", lambda b, seed: some)
     assert small(None, 0) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "2 kernels, 1 failed"
+
+
+def test_cudnns_pairs_are_checked_beside_the_kernels():
+    b = with_cudnn()
+    found = {name: made for name, kernel, dtype, made in checks(b, 0) if dtype == "float32" and "conv" in kernel}
+    both = [name for name in found if name.replace(":", ", cuDNN:") in found]
+    assert len(both) > 10
+    for name in (both[0], both[0].replace(":", ", cuDNN:")):
+        assert found[name]()["error"] < 1e-5
+    assert b.double.ran
