@@ -107,7 +107,8 @@ def test_two_steps_on_the_double_of_a_gpu_equal_those_of_the_cpu(path, folder, m
         assert cupy.device.launches == 1
     assert found == pytest.approx(losses, rel=1e-8)
     for key, value in weights.items():
-        np.testing.assert_allclose(found_weights[key], value, rtol=1e-8, atol=1e-8, err_msg=key)
+        limit = 1e-6 if path.stem == "vae" else 1e-8  # whose normal numbers are float32's, equal to rounding
+        np.testing.assert_allclose(found_weights[key], value, rtol=limit, atol=limit, err_msg=key)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -59,8 +59,8 @@ class Twin:
         self.short, self.graphs = precision == "bfloat16", variant == "max-autotune"
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         config, training = task.config, task.config["training"]
-        if config["precision"] not in ("float32", "float64"):
-            raise CannotError(f"precision {config['precision']} has no twin here")
+        if config["precision"] == "float16":
+            raise CannotError("precision float16, with a loss scale, has no twin here")
         if any(set(batch) > {"inputs", "targets"} or isinstance(batch["inputs"], dict) for batch in task.batches):
             raise CannotError("masks, weights and several inputs have no twin here")
         if training["ema"] or training["gradient_noise"]:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from gpubackprop.optim import LossScale, clip
-from tests.kernels.cuda import test_alone, test_noise, test_optimizer
+from tests.kernels.cuda import test_alone, test_gradient_noise, test_optimizer
 from tests.kernels.cuda.device import TestDevice
 
 device = partial(TestDevice, folder=Path(sys.argv[1]), sanitize=True)
@@ -31,7 +31,7 @@ for spec in test_optimizer.FLAT[::3]:
     test_optimizer.train(test_optimizer.made(spec, device(), np.float32, np.float16), 1)
 for spec in test_alone.WHOLE[::3]:
     test_alone.train(test_alone.made(spec, device(), np.float32, np.float16), 1)
-test_noise.noisy(device(), np.float32, 3)
+test_gradient_noise.noisy(device(), np.float32, 3)
 b = device()
 for size in (1, 64, 3001):
     grad = b.from_host(np.ones(size, np.float32))
