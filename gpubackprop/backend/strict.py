@@ -33,6 +33,7 @@ _METHOD_NAMES = """
     std sum swapaxes take transpose var view
 """
 _METHODS = frozenset(_METHOD_NAMES.split())
+JOINED = 8  #: arrays that CuPy joins by a copy each; of more, unless they are large, it makes an array of addresses
 _ATTRIBUTES = frozenset(("dtype", "shape", "ndim", "size", "strides", "nbytes", "itemsize", "flags"))
 
 
@@ -264,6 +265,17 @@ def _where(*args: Any) -> Any:
     return _compute(np.where, *_unwrap(args))
 
 
+def _joining(name: str) -> Callable[..., Any]:
+    function = getattr(np, name)
+
+    def join(arrays: Sequence[StrictArray], *args: Any, **kwargs: Any) -> Any:
+        if len(arrays) > JOINED:
+            _refuse_wait(f"{name} of {len(arrays)} arrays, whose addresses CuPy sends from the host,")
+        return _compute(function, _unwrap(arrays), *args, **_unwrap(kwargs))
+
+    return join
+
+
 class StrictNamespace:
     """NumPy's functions that CuPy shares, taking and giving StrictArrays."""
 
@@ -282,6 +294,8 @@ class StrictNamespace:
         thing = getattr(np, name)
         if name == "where":
             return _where
+        if name in ("concatenate", "stack"):
+            return _joining(name)
         if isinstance(thing, types.FunctionType | types.BuiltinFunctionType | np.ufunc) or hasattr(
             thing, "__wrapped__"
         ):

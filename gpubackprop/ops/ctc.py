@@ -87,24 +87,26 @@ def _sums(xp: Any, emissions: Array, skips: Array) -> Array:
     """alpha (N, T, K): log of the sum over all paths that end in symbol k at time t, its own emission included."""
     start = xp.arange(emissions.shape[2]) < 2
     row = xp.where(start, emissions[:, 0], NEVER)
-    rows = [row]
+    alpha = xp.empty_like(emissions)
+    alpha[:, 0] = row
     for t in range(1, emissions.shape[1]):
         row = _log_add(xp, row, _shift(xp, row, 1), xp.where(skips, _shift(xp, row, 2), NEVER)) + emissions[:, t]
-        rows.append(row)
-    return xp.stack(rows, axis=1)
+        alpha[:, t] = row
+    return alpha
 
 
 def _sums_back(xp: Any, emissions: Array, skips: Array, ends: Array, lengths: Array) -> Array:
     """beta (N, T, K): log of the sum over all paths from (t, k) to an end, its own emission not included."""
     end = xp.where(ends, 0, NEVER).astype(emissions.dtype)
-    row, rows = end, [end]
+    row, beta = end, xp.empty_like(emissions)
+    beta[:, -1] = end
     for t in range(emissions.shape[1] - 2, -1, -1):
         ahead = row + emissions[:, t + 1]
         skipped = _shift(xp, xp.where(skips, ahead, NEVER), -2)
         row = _log_add(xp, ahead, _shift(xp, ahead, -1), skipped)
         row = xp.where((lengths - 1 == t)[:, None], end, row)
-        rows.append(row)
-    return xp.stack(rows[::-1], axis=1)
+        beta[:, t] = row
+    return beta
 
 
 def _shift(xp: Any, row: Array, by: int) -> Array:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from gpubackprop.backend import Array, Backend
 from gpubackprop.tape import Op, Slots
 
@@ -21,7 +23,11 @@ def add_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array
 
 def concat_forward(b: Backend, *xs: Array) -> tuple[Array, Any]:
     """xs (..., C_i) -> y (..., sum of C_i)."""
-    return b.xp.concatenate(xs, axis=-1), [x.shape[-1] for x in xs]
+    widths = [x.shape[-1] for x in xs]
+    y = b.xp.empty((*xs[0].shape[:-1], sum(widths)), np.result_type(*(x.dtype for x in xs)))
+    for part, x in zip(concat_backward(b, widths, y, ()), xs, strict=True):  # CuPy's concatenate: see backend/strict.py
+        part[...] = x
+    return y, widths
 
 
 def concat_backward(b: Backend, widths: list[int], dy: Array, slots: Slots) -> tuple[Array, ...]:

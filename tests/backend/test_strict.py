@@ -57,6 +57,8 @@ class TestInsideAStep:
             lambda b, x: x[x > 1],
             lambda b, x: b.xp.where(x > 1),
             lambda b, x: b.to_host(x),
+            lambda b, x: b.xp.stack([x[0]] * 9),
+            lambda b, x: b.xp.concatenate([x] * 9, axis=-1),
         ],
     )
     def test_waiting_is_refused_and_allowed_outside(self, backend, x, wait):
