@@ -194,6 +194,6 @@ def check_counts(shape: Shape, *given: Array | None) -> None:
 
 
 def backend_of(array: Any) -> Backend:
-    """The backend of an array: CuPy's own device, else NumPy."""
+    """The backend of an array: CuPy's own device, else NumPy. Without kernels, which take a stream and memory anew."""
     is_cupy = type(array).__module__.partition(".")[0] == "cupy"
-    return choose(f"cuda:{array.device.id}")[0] if is_cupy else NumpyBackend()
+    return choose(f"cuda:{array.device.id}", "reference")[0] if is_cupy else NumpyBackend()

@@ -312,7 +312,7 @@ def _held(b: Backend, ok: Array, new: Mapping[str, list[Array]], old: Mapping[st
 
     def chosen(name: str, place: int, array: Array) -> Array:
         before = old[name][place] if name in old else b.xp.zeros_like(array)
-        return b.xp.where(ok, array, before)
+        return b.cast(b.xp.where(ok, array, before), array.dtype)  # CuPy: of bfloat16 float32 comes out
 
     return {name: [chosen(name, place, a) for place, a in enumerate(arrays)] for name, arrays in new.items()}
 
