@@ -157,8 +157,13 @@ class CudaBackend(CupyBackend):
     @contextmanager
     def running(self) -> Iterator[None]:
         """On this GPU and its stream."""
-        with super().running(), self.stream:
-            yield
+        with super().running():
+            before = self._cupy.cuda.get_current_stream()
+            self.stream.use()
+            try:
+                yield
+            finally:  # CuPy's own `with stream` would go back to the default stream, not to one in use
+                before.use()
 
     @contextmanager
     def announcing(self, say: Callable[[str], None]) -> Iterator[None]:

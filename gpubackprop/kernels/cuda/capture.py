@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpubackprop.backend import garbage
 from gpubackprop.kernels.cuda.feed import Feed
 from gpubackprop.kernels.repeat import Batches, Outputs, RepeatedStep, Replay, arrays_of
 
@@ -42,8 +43,7 @@ class _Captured:
     """A graph, where it finds its data and where it leaves what it gives.
 
     Arrays of the graph are reused by the next launch, so that outputs are copied. Its memory is its own: other code
-    would be given what the graph still writes to, and a pool that several share gives back, when the GPU is full, what
-    is free at that moment.
+    would be given what the graph still writes to.
     """
 
     def __init__(self, b: CudaBackend, graph: Any, pool: Any, feed: Feed, outputs: Outputs) -> None:
@@ -87,24 +87,24 @@ class CapturedStep(RepeatedStep):
         """Capture the step, and launch it."""
         b = self.backend
         held = [self._copied(batch) for batch in self.prepare(batches)]
-        pool = b.xp.cuda.MemoryPool()
+        pool = _pool(b.xp)
         b.xp.get_default_memory_pool().free_all_blocks()  # what steps run as they are have left there
         try:
             graph, outputs = self._capture(held, pool)
         except Exception as error:
-            if isinstance(error, Refused) and error.passing:
-                return self.step(held), None
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if not isinstance(error, Refused):
-                reason = f"{_place(error)}: {reason}"
+            reason = _reason(error)
+        else:
+            replay = _Captured(b, graph, pool, Feed(b.xp, [a for _, a in arrays_of(held)]), outputs)
+            return replay.launch(), replay
+        del pool  # with what the capture took, which the step may need
+        if reason is not None:
             b.captures.say(f"steps are not captured as a CUDA graph, and are slower: {reason}")
-            return self.step(held), reason
-        replay = _Captured(b, graph, pool, Feed(b.xp, [a for _, a in arrays_of(held)]), outputs)
-        return replay.launch(), replay
+        return self.step(held), reason
 
     def _capture(self, held: Batches, pool: Any) -> tuple[Any, Outputs]:
         stream = self.backend.stream
-        with self.backend.xp.cuda.using_allocator(pool.malloc):
+        # What is garbage may wait for the device when it goes: libraries, graphs and modules of another backend.
+        with garbage.kept(), self.backend.xp.cuda.using_allocator(pool.malloc):
             stream.begin_capture()
             self.backend.captures.capturing = True
             try:
@@ -123,6 +123,26 @@ class CapturedStep(RepeatedStep):
 
 def _warn(line: str) -> None:
     warnings.warn(line, RuntimeWarning, stacklevel=2)
+
+
+def _pool(cupy: Any) -> Any:
+    """Memory for one graph. When the GPU is full a pool of CuPy's gives back what is free at that moment, which work
+    that is captured already will write to: this one gives nothing back."""
+    held: list[Any] = []
+
+    def grow(size: int) -> Any:
+        held.append(cupy.cuda.Memory(size))
+        return cupy.cuda.MemoryPointer(held[-1], 0)
+
+    return cupy.cuda.MemoryPool(grow)
+
+
+def _reason(error: Exception) -> str | None:
+    """Why steps of these shapes are not captured, None: the next one may be."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, Refused):
+        return None if error.passing else reason
+    return f"{_place(error)}: {reason}"
 
 
 def _place(error: Exception) -> str:

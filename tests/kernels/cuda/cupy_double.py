@@ -64,9 +64,10 @@ class Device:
         self.pinned: dict[int, tuple[str, int]] = {}
         self.waits = 0  #: how often the host waited for the device
         self.launches = 0  #: of graphs
-        self.current: list[Stream] = []
         self.pools: list[Any] = []
         self.numbers = itertools.count(1)
+        self.stream = Stream(self, null=True)  #: the current one
+        self.entered = [self.stream]  #: by `with`
 
     # What the strict arrays tell
 
@@ -98,11 +99,6 @@ class Device:
         return placed
 
     # Streams
-
-    @property
-    def stream(self) -> Stream:
-        """The current one."""
-        return self.current[-1]
 
     def uses(self, stream: Stream, reads: Any, writes: Any) -> None:
         """Note that a stream reads and writes memory, and see that it is known to be free."""
@@ -151,15 +147,16 @@ class Stream:
             device.blocking.append(self.line)
 
     def use(self) -> Stream:
-        self._device.current[-1] = self
+        self._device.stream = self
         return self
 
     def __enter__(self) -> Stream:
-        self._device.current.append(self)
-        return self
+        self._device.entered.append(self)
+        return self.use()
 
     def __exit__(self, *error: object) -> None:
-        self._device.current.pop()
+        self._device.entered.pop()
+        self._device.entered[-1].use()  # CuPy forgets what was `use`d before
 
     def begin_capture(self, mode: int | None = None) -> None:
         self._device.refuse("a second capture")
@@ -249,6 +246,9 @@ PINNED: list[tuple[int, int]] = []
 class MemoryPool:
     """cupy.cuda.MemoryPool: which pool memory comes from is all that is kept."""
 
+    def __init__(self, allocator: Callable[[int], Any] | None = None) -> None:
+        pass
+
     def malloc(self, size: int) -> object:
         raise AssertionError("the double's arrays are NumPy's")
 
@@ -304,7 +304,6 @@ class CupyDouble(types.ModuleType):
         super().__init__("cupy")
         self.order, self.sanitize, self.launches = order, sanitize, 0
         self.device = device = Device()
-        device.current.append(Stream(device, null=True))
         self._namespace = StrictNamespace()
         self.cuda = types.SimpleNamespace(
             Device=lambda index=0: _Device(),

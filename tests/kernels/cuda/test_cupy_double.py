@@ -44,7 +44,7 @@ def test_functions_are_there_under_their_names():
     double = CupyDouble()
     assert vars(double.cuda).keys() <= set(dir(cupy.cuda)), "something that CuPy does not have"
     assert vars(double.cuda.runtime).keys() <= set(dir(cupy.cuda.runtime))
-    for name in ("asarray", "asnumpy", "ElementwiseKernel", "RawModule", "ndarray", "empty"):
+    for name in ("asarray", "asnumpy", "ElementwiseKernel", "RawModule", "ndarray", "empty", "get_default_memory_pool"):
         assert hasattr(cupy, name)
     assert {"dtype", "shape", "ndim", "size", "strides", "nbytes", "itemsize", "flags", "data"} <= set(
         dir(cupy.ndarray)

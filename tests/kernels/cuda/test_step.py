@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import types
+import weakref
+
 import numpy as np
 import pytest
 
 import gpubackprop as gbp
 from gpubackprop import nn
+from gpubackprop.kernels.cuda import capture, load
 from gpubackprop.training.step import TrainStep
 from tests.kernels.cuda.cupy_double import RaceError
 from tests.kernels.cuda.device import ORDERS, CudaBackend, TestDevice, doubles
@@ -91,6 +95,45 @@ def test_nothing_waits_for_the_device_but_copies_of_two_steps_ago():
         for number in range(6):
             step([batch(number)])
         assert cupy.device.waits - before == 6  # each for pinned memory, not for the step
+
+
+def test_a_stream_in_use_is_so_again_behind_a_step():
+    with doubles() as cupy:
+        b, current = load(), cupy.cuda.get_current_stream
+        for stream in (b.stream, cupy.cuda.Stream(), cupy.cuda.Stream(null=True)):
+            stream.use()
+            with b.running():
+                assert current() is b.stream
+            assert current() is stream
+
+
+def test_pinned_memory_is_given_back_when_its_copies_have_arrived():
+    with doubles() as cupy:
+        step = step_of("cuda")
+        for number in range(4):
+            step([batch(number)])
+        step._update.found.clear()
+        left, known = cupy.device.pinned.values(), cupy.device.clocks["host"]
+        assert left
+        assert all(known[line] >= when for line, when in left)
+
+
+def test_a_graphs_pool_gives_nothing_back_while_it_lives():
+    made = []
+
+    class Memory:
+        def __init__(self, size):
+            made.append(weakref.ref(self))
+
+    cuda = types.SimpleNamespace(
+        Memory=Memory, MemoryPointer=lambda memory, offset: memory, MemoryPool=lambda grow: grow
+    )
+    pool = capture._pool(types.SimpleNamespace(cuda=cuda))
+    pool(512)
+    pool(1024)  # neither is in use any more
+    assert all(memory() is not None for memory in made)
+    del pool
+    assert not any(memory() is not None for memory in made)
 
 
 def test_a_call_is_timed_by_events_behind_a_first_one():
