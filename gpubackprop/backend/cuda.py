@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy.typing as npt
 
+from gpubackprop.backend import machine
 from gpubackprop.backend.base import Array, Backend, HostArray
+from gpubackprop.backend.faults import faults, install, of_driver, too_old
+from gpubackprop.backend.machine import dotted
 from gpubackprop.errors import DeviceError
 
-INSTALL = "install the CUDA extra: pip install 'gpubackprop[cuda13]' (CUDA 12 drivers: 'gpubackprop[cuda12]')"
+INSTALL = "install the CUDA extra in a checkout: pip install '.[cuda13]' (CUDA 12 drivers: '.[cuda12]')"
 
 
 class CupyBackend(Backend):
@@ -28,6 +31,9 @@ class CupyBackend(Backend):
                 f"cuda:{index} does not exist: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}"
             )
         self._cupy, self._index = cupy, index
+        found = cupy.cuda.runtime.getDeviceProperties(index)
+        if (reason := too_old((found["major"], found["minor"]))) is not None:
+            raise DeviceError(f"cuda:{index} ({found['name'].decode()}) is not supported: {reason}")
         self.device, self.xp = f"cuda:{index}", cupy
         cupy.cuda.Device(index).use()
         self._erf = cupy.ElementwiseKernel("T x", "T y", "y = erf(x)", "gpubackprop_erf")
@@ -59,35 +65,43 @@ class CupyBackend(Backend):
         self._cupy.cuda.get_current_stream().synchronize()
 
     def describe(self) -> str:
-        """`cuda:0 (NVIDIA H100, 79 GiB, CUDA 13.0, CuPy 14.2)`."""
-        properties = self._cupy.cuda.runtime.getDeviceProperties(self._index)
-        cuda = self._cupy.cuda.runtime.runtimeGetVersion()
-        memory = properties["totalGlobalMem"] / 2**30
+        """`cuda:0 (NVIDIA H100, 79 GiB, compute capability 9.0, driver for CUDA 13.1, CuPy 14.2 for CUDA 13.0)`."""
+        found, runtime = self._cupy.cuda.runtime.getDeviceProperties(self._index), self._cupy.cuda.runtime
         return (
-            f"{self.device} ({properties['name'].decode()}, {memory:.0f} GiB, "
-            f"CUDA {cuda // 1000}.{cuda % 1000 // 10}, CuPy {self._cupy.__version__})"
+            f"{self.device} ({found['name'].decode()}, {found['totalGlobalMem'] / 2**30:.0f} GiB, "
+            f"compute capability {found['major']}.{found['minor']}, "
+            f"driver for CUDA {dotted(runtime.driverGetVersion())}, "
+            f"CuPy {self._cupy.__version__} for CUDA {dotted(runtime.runtimeGetVersion())})"
         )
 
 
 def import_cupy() -> Any:
-    """CuPy, or a DeviceError that says how to install it."""
+    """CuPy, or a DeviceError that says how to install it, and what else is missing."""
     try:
         import cupy
     except ImportError as error:
-        raise DeviceError(f"device cuda needs CuPy ({error}); {INSTALL}") from error
+        found = machine.look()
+        driver = of_driver(found)
+        before = f"; before that, {driver}" if driver else ""
+        raise DeviceError(f"device cuda needs CuPy ({error}); {install(found)}{before}") from error
     return cupy
 
 
 def device_count() -> int:
-    """How many GPUs CUDA sees; DeviceError with the runtime's own error name where it sees none."""
+    """How many GPUs CUDA sees; DeviceError with the runtime's own error name, and the remedy, where it sees none."""
     cupy = import_cupy()
     try:
         # cupy.is_available() swallows the reason; this call raises it.
         count: int = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # CuPy's wheels raise different classes where the driver's library is missing
-        raise DeviceError(f"no usable NVIDIA GPU: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DeviceError(f"no usable NVIDIA GPU: {reason}{_because()}") from error
     if count == 0:
-        raise DeviceError(
-            "no usable NVIDIA GPU: cudaErrorNoDevice: CUDA sees no device (is CUDA_VISIBLE_DEVICES empty?)"
-        )
+        raise DeviceError(f"no usable NVIDIA GPU: cudaErrorNoDevice: CUDA sees no device{_because()}")
     return count
+
+
+def _because() -> str:
+    """The first of the machine's faults, and what mends it."""
+    found = next((fault for fault in faults(machine.look()) if fault.fatal), None)
+    return f" ({found.reason}); {found.remedy}" if found else "; `gpubackprop doctor` shows what is there"

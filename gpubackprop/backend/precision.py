@@ -54,9 +54,7 @@ def working(precision: str) -> DType:
     try:
         from ml_dtypes import bfloat16
     except ImportError as error:
-        raise UsageError(
-            f"precision bfloat16 needs the package ml_dtypes ({error}); pip install 'gpubackprop[bfloat16]'"
-        ) from error
+        raise UsageError(f"precision bfloat16 needs the package ml_dtypes ({error}); pip install ml_dtypes") from error
     found: DType = np.dtype(bfloat16)
     return found
 

@@ -33,7 +33,7 @@ class Part(NamedTuple):
 class Text(Source):
     """A text file, or a folder (or pattern, `data/sst/binary.*`) of files named train, dev or valid, and test.
 
-    tokens      characters, words (signs apart), or bpe: byte-pair pieces, which need `gpubackprop[text]`
+    tokens      characters, words (signs apart), or bpe: byte-pair pieces, which need tokenizers
     task        language_model: each token from all before it, (T,) numbers -> (T,) numbers, -100 where there is none.
                 next_token: one token from the `context` before it, (T,) -> (); lines, padded with their boundary 0.
                 classification: labelled texts, `label<tab>text`, `label text` or .csv; (T,) -> (), 0 is padding.

@@ -175,6 +175,6 @@ def _tokenizers() -> Any:
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except ImportError as error:
-        remedy = "pip install 'gpubackprop[text]'"
+        remedy = "pip install tokenizers"
         raise DataError(f"tokens: bpe needs the library tokenizers: {remedy}; or use characters, words") from error
     return tokenizers

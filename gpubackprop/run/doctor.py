@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
-import re
 import sys
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from gpubackprop.backend import NumpyBackend, cpu
+from gpubackprop.backend import NumpyBackend, cpu, gpu, machine
+from gpubackprop.backend.cuda import device_count
+from gpubackprop.backend.faults import Fault, faults
+from gpubackprop.backend.machine import Machine, dotted
 from gpubackprop.errors import DeviceError
+from gpubackprop.kernels.cuda import cudnn_library
 from gpubackprop.run.directory import version_of
 
 Findings = list[tuple[str, str]]
-
-MINIMUM_DRIVER = {12: "525", 13: "580"}  #: of Linux drivers, by CUDA major version (CUDA's release notes)
 
 
 def report() -> tuple[Findings, list[str]]:
@@ -107,88 +106,45 @@ def _thread_library() -> str:
 
 
 def _gpu() -> tuple[Findings, list[str]]:
-    """Driver, wheels and GPUs; and the one remedy that comes first."""
-    driver = _driver()
-    wheels = sorted(
-        f"{found.metadata['Name']} {found.version}"
-        for found in metadata.distributions()
-        if re.fullmatch(r"cupy|cupy-cuda\d+x|cupy-rocm.*", found.metadata["Name"] or "")
-    )
+    """Driver, packages, libraries and GPUs; and what is wrong with them, what is to be mended first before the rest."""
+    found = machine.look()
+    wrong, cudnn = list(faults(found)), cudnn_library.describe().partition(";")[0]
     findings = [
-        ("NVIDIA driver", driver or "none"),
-        ("CuPy", ", ".join(wheels) or "not installed"),
+        ("NVIDIA driver", _driver(found)),
+        ("CuPy", ", ".join(found.wheels) or "not installed"),
+        *((name, found.libraries.get(name, "not found")) for name in machine.LIBRARIES),
+        ("CUDA headers", "found" if found.headers else "not found"),
+        ("cuDNN", cudnn),
     ]
-    extra = "cuda12" if driver and int(driver.split(".")[0]) < int(MINIMUM_DRIVER[13]) else "cuda13"
-    if len(wheels) > 1:
-        names = " ".join(wheel.split()[0] for wheel in wheels)
-        line = f"pip uninstall -y {names} && pip install 'gpubackprop[{extra}]'"
-        return [*findings, ("GPU", "unknown: two CuPy wheels shadow each other")], [f"GPU: keep one CuPy wheel: {line}"]
-    if not wheels:
-        reason = "" if driver else "; and this machine shows no NVIDIA driver"
-        findings.append(("GPU", "not usable: CuPy is not installed" + reason))
-        return findings, [f"GPU: to train on one: pip install 'gpubackprop[{extra}]'{_driver_line(driver)}"]
-    return _devices(findings, driver, wheels[0].split()[0])
-
-
-def _devices(findings: Findings, driver: str | None, wheel: str) -> tuple[Findings, list[str]]:
-    from gpubackprop.backend.cuda import CupyBackend, device_count
-
-    libraries, missing = _libraries()
-    findings += libraries
+    if found.visible is not None:
+        findings.append(("CUDA_VISIBLE_DEVICES", repr(found.visible)))
     try:
-        count = device_count()
+        findings += [("GPU", _tried(index)) for index in range(device_count())]
     except DeviceError as error:
-        findings.append(("GPU", f"not usable: {error}"))
-        if driver and "cudaErrorInsufficientDriver" in str(error):
-            older = f"pip uninstall -y {wheel} && pip install 'gpubackprop[cuda12]'"
-            instead = f", or {older}" if wheel == "cupy-cuda13x" else ""
-            return findings, [f"GPU: driver {driver} is too old for this CuPy: update it{instead}"]
-        if "lib" in str(error) or "not installed" in str(error):
-            return findings, [f"GPU: a CUDA library is missing: pip install --force-reinstall '{wheel}[ctk]'"]
-        return findings, [f"GPU: CUDA sees none{_driver_line(driver)}"]
-    findings += [("GPU", CupyBackend(index).describe()) for index in range(count)]
-    if missing:
-        return findings, [f"GPU: {', '.join(missing)} cannot be loaded: pip install --force-reinstall '{wheel}[ctk]'"]
-    return findings, []
+        fault = next((each for each in wrong if each.fatal), None)
+        findings.append(("GPU", f"not usable: {fault.reason if fault else error}"))
+        wrong += [] if fault else [Fault("CUDA sees none", str(error))]
+    if found.wheels and cudnn.startswith("no cuDNN"):
+        packages = f"nvidia-cudnn-cu{found.major or 13} 'nvidia-cudnn-frontend==1.28.*'"
+        wrong.append(Fault("without cuDNN own kernels do convolutions and attention", f"pip install {packages}"))
+    return findings, [f"GPU: {each}" for each in wrong]
 
 
-def _libraries() -> tuple[Findings, list[str]]:
-    """The CUDA libraries that CuPy loads when they are first needed, where they are; and those that are not there."""
+def _driver(found: Machine) -> str:
+    driver = found.driver
+    if driver is None:
+        return f"{found.module}, without libcuda.so.1" if found.module else "none"
+    knows = f"for CUDA up to {dotted(driver.cuda)}"
+    return f"{found.module}, {knows}" if found.module else f"{knows}, its kernel module is not seen"
+
+
+def _tried(index: int) -> str:
+    """GPU number `index` in words, after a kernel was compiled and run on it."""
     try:
-        from cuda import pathfinder
-    except ImportError:  # CuPy's own dependency since version 14
-        return [("CUDA libraries", "unknown: cuda-pathfinder is not installed")], []
-    findings, missing = [], []
-    for name in ("cudart", "nvrtc", "cublas", "curand"):
-        try:
-            findings.append((name, str(pathfinder.load_nvidia_dynamic_lib(name).abs_path)))
-        except (RuntimeError, OSError):  # not found, or found and not to be loaded
-            findings.append((name, "not found"))
-            missing.append(name)
-    return findings, missing
-
-
-def _driver_line(driver: str | None) -> str:
-    if driver:
-        return ""
-    return (
-        f"; install NVIDIA's driver first ({MINIMUM_DRIVER[13]} or newer for CUDA 13, {MINIMUM_DRIVER[12]} for CUDA 12)"
-    )
-
-
-def _driver() -> str | None:
-    """The version of the kernel driver, or what its library says of itself."""
-    try:
-        words = Path("/proc/driver/nvidia/version").read_text().split()
-    except OSError:
-        words = []
-    version = next((word for word in words if word[0].isdigit() and word.count(".") >= 1), None)
-    if version:
-        return version
-    try:
-        library: Any = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    cuda = ctypes.c_int()
-    library.cuDriverGetVersion(ctypes.byref(cuda))
-    return f"0 (its kernel module is not loaded; libcuda speaks CUDA {cuda.value // 1000})"
+        backend, words = gpu(index)
+        with backend.running():
+            backend.to_host(backend.erf(backend.from_host([0.5], "float32")))
+    except Exception as error:  # whatever goes wrong is what is asked for
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return f"cuda:{index} is not usable: {reason}"
+    return f"{words}; a kernel was compiled and run"

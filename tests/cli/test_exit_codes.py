@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from gpubackprop.backend import machine
 from tests.run import toy
 
 
@@ -120,19 +121,23 @@ class TestDevice:
     def test_cuda_without_a_gpu(self, gb, tmp_path, monkeypatch):
         """CUDA's own reason, from a CuPy that finds no device."""
         monkeypatch.setitem(sys.modules, "cupy", NoDevice)
+        monkeypatch.setattr(machine, "look", machine.Machine)
         path = toy.write_config(tmp_path)
         code, out, err = gb("train", path, "--device", "cuda", "--run-dir", tmp_path / "run")
         assert (code, out) == (4, "")
         reason = "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version"
-        assert err == [f"error: no usable NVIDIA GPU: {reason}"]
+        remedy = "install it from https://www.nvidia.com/drivers"
+        assert err[0].startswith(f"error: no usable NVIDIA GPU: {reason} (no NVIDIA driver); {remedy}")
+        assert len(err) == 1
         assert created(tmp_path) == []
 
     def test_cuda_without_cupy(self, gb, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "cupy", None)
+        monkeypatch.setattr(machine, "look", machine.Machine)
         code, _, (line,) = gb("train", toy.write_config(tmp_path), "--device", "cuda")
         assert code == 4
         assert line.startswith("error: device cuda needs CuPy")
-        assert "pip install 'gpubackprop[cuda13]'" in line
+        assert "pip install '.[cuda13]' in a checkout of gpubackprop; before that, no NVIDIA driver: install it" in line
 
     def test_no_such_device_is_bad_usage(self, gb, tmp_path):
         code, _, (line,) = gb("train", toy.write_config(tmp_path), "--device", "tpu")

@@ -186,11 +186,11 @@ class CudaBackend(CupyBackend):
         self.chosen.found |= {where: who for where, who in choices.items() if who in WAYS}
 
     def describe(self) -> str:
-        """`cuda:0 (NVIDIA H100, 79 GiB, CUDA 13.0, CuPy 14.2, cuBLASLt 13.1, no cuDNN, kernels of its own)`."""
+        """`cuda:0 (NVIDIA H100, …, CuPy 14.2 for CUDA 13.0, cuBLASLt 13.1, cuDNN 9.28.1, own kernels)`."""
         version = self.library.version  # 13.1.0 is 130100
-        cudnn = "no cuDNN" if self.cudnn is None else f"cuDNN {self.cudnn.version}"
+        cudnn = "no cuDNN (doctor says why)" if self.cudnn is None else f"cuDNN {self.cudnn.version}"
         products = f"cuBLASLt {version // 10000}.{version // 100 % 100}"
-        return f"{super().describe()[:-1]}, {products}, {cudnn}, kernels of its own)"
+        return f"{super().describe()[:-1]}, {products}, {cudnn}, own kernels)"
 
 
 _STREAMS: WeakKeyDictionary[Any, dict[int, Any]] = WeakKeyDictionary()

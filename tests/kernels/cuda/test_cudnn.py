@@ -262,7 +262,7 @@ def test_what_is_there_in_a_line(monkeypatch):
     monkeypatch.setattr(CudnnDouble, "backend_version_string", lambda self: 1 / 0)
     assert "can't be loaded (division by zero); install" in cudnn_library.describe()
     monkeypatch.setitem(sys.modules, "cudnn", None)
-    assert "pip install 'gpubackprop[cuda13]'" in cudnn_library.describe()
+    assert "pip install '.[cuda13]'" in cudnn_library.describe()
     with pytest.raises(DeviceError, match="nvidia-cudnn-frontend is missing"):
         cudnn_library.import_cudnn()
 
