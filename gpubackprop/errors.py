@@ -7,6 +7,7 @@ GpubackpropError                 1   something failed
 │   ├── ShapeError               2   a layer that cannot take what the layer before it gives
 │   ├── OperatorError            2   an operator or a NumPy function on a Tensor, which takes ops alone; a TypeError
 │   └── CheckpointError          2   a run directory or checkpoint that cannot be used
+├── OutOfMemoryError             1   the device's memory is used up; a MemoryError
 ├── DivergedError                3   the loss became infinite or not a number
 ├── DeviceError                  4   the device that was asked for is not available
 └── InterruptedRun         130, 143  stopped by a signal, after a checkpoint was written
@@ -60,6 +61,10 @@ class CheckpointError(UsageError):
 
 class OperatorError(UsageError, TypeError):
     """An operator or a NumPy function was applied to a Tensor: only ops are recorded on the tape."""
+
+
+class OutOfMemoryError(GpubackpropError, MemoryError):
+    """The device has less memory than was needed; the message says for what, and what to change."""
 
 
 class DivergedError(GpubackpropError):

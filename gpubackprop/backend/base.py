@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,6 +17,15 @@ from gpubackprop.errors import UsageError
 #: An array of whichever backend is in use: `numpy.ndarray`, `cupy.ndarray` or the strict test array.
 Array = Any
 HostArray = npt.NDArray[Any]
+
+
+#: What CUDA and its libraries say where memory is used up. CuPy has a MemoryError of its own for arrays alone.
+USED_UP = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "STATUS_ALLOC_FAILED")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's memory is used up."""
+    return isinstance(error, MemoryError) or any(name in str(error) for name in USED_UP)
 
 
 class Backend:
@@ -135,6 +145,10 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until the device has done all that it was given."""
 
+    def capacity(self) -> tuple[int, int] | None:
+        """Bytes of the device's memory that are free, and all of them; None where it does not say."""
+        return None
+
     def describe(self) -> str:
         """The device in words, for logs."""
         return self.device
@@ -161,6 +175,14 @@ class NumpyBackend(Backend):
         except ImportError:
             return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x), x.dtype)
         return erf(x)
+
+    def capacity(self) -> tuple[int, int] | None:
+        """As Linux counts pages."""
+        try:
+            page, free, total = map(os.sysconf, ("SC_PAGE_SIZE", "SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
+        except ValueError:
+            return None
+        return page * free, page * total
 
     def from_host(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
         """The array itself where its dtype is right already. Raises UsageError for an array on a GPU."""

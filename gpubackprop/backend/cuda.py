@@ -64,6 +64,11 @@ class CupyBackend(Backend):
         """Wait for the current stream."""
         self._cupy.cuda.get_current_stream().synchronize()
 
+    def capacity(self) -> tuple[int, int] | None:
+        """As the driver counts: what other programs hold is not free either."""
+        free, total = self._cupy.cuda.Device(self._index).mem_info
+        return int(free), int(total)
+
     def describe(self) -> str:
         """`cuda:0 (NVIDIA H100, 79 GiB, compute capability 9.0, driver for CUDA 13.1, CuPy 14.2 for CUDA 13.0)`."""
         found, runtime = self._cupy.cuda.runtime.getDeviceProperties(self._index), self._cupy.cuda.runtime

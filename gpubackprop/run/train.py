@@ -14,13 +14,14 @@ from gpubackprop.backend import choose
 from gpubackprop.backend.precision import PRECISIONS, in_words
 from gpubackprop.config import Config, load_config
 from gpubackprop.data import Data, Preprocessing
-from gpubackprop.errors import DivergedError, GpubackpropError, InterruptedRun, UsageError
+from gpubackprop.errors import DivergedError, GpubackpropError, InterruptedRun, OutOfMemoryError, UsageError
 from gpubackprop.optim.schedule import Constant
 from gpubackprop.run import directory as files
 from gpubackprop.run.build import train_step
 from gpubackprop.run.check import Plan, make_plan
 from gpubackprop.run.directory import RunDirectory
 from gpubackprop.run.gradcheck import check_plugins
+from gpubackprop.run.memory import explained
 from gpubackprop.run.observers import LogFile, MetricsFile, Progress, TensorBoard
 from gpubackprop.run.signals import Signals
 from gpubackprop.run.use import Run, preprocessing_of
@@ -137,8 +138,9 @@ def _ready(plan: Plan, preprocessing: Preprocessing | None) -> tuple[Data, str, 
         accumulate=config.training.accumulate,
     )
     checked = check_plugins(plan, prepared.train)
-    _, chosen = choose(config.device, config.kernels)
-    plan.model.build(plan.info.input_shape, config.seed, config.device, config.precision, config.kernels)
+    with explained(config, plan.model, plan.options.batch_size):
+        _, chosen = choose(config.device, config.kernels)
+        plan.model.build(plan.info.input_shape, config.seed, config.device, config.precision, config.kernels)
     known = in_words(config.precision, plan.model.built.backend.device)
     return prepared, chosen, [*([known] if known else []), *checked]
 
@@ -158,8 +160,9 @@ class _Training:
         self.plan, self.data, self.directory = plan, prepared, directory
         self._say, self._progress = say, progress
         config, training, stopping = plan.config, plan.config.training, plan.config.training.early_stopping
-        self.step = train_step(config, plan.model, plan.loss)
-        self.state = checkpoint.load(last, self.step) if last else State()
+        with explained(config, plan.model, plan.options.batch_size):
+            self.step = train_step(config, plan.model, plan.loss)
+            self.state = checkpoint.load(last, self.step) if last else State()
         self.state.finished = False
         self.resumed_at = self.state.step if last else None
         self.log, self.metrics, self.bar = LogFile(directory), MetricsFile(directory), Progress()
@@ -205,12 +208,16 @@ class _Training:
         """Train, then touch the test split once. `lines` say which device it is and why, and what was checked."""
         self.introduce(*lines)
         try:
-            with self.plan.model.built.backend.announcing(self.say):
+            backend, config = self.plan.model.built.backend, self.plan.config
+            with (
+                explained(config, self.plan.model, self.plan.options.batch_size, self.step),
+                backend.announcing(self.say),
+            ):
                 self.fit()
                 self.conclude()
                 self.test()
-        except DivergedError as error:
-            raise DivergedError(self.told(f"{error}; {self.kept()}")) from error
+        except (DivergedError, OutOfMemoryError) as error:
+            raise type(error)(self.told(f"{error}; {self.kept()}")) from error
         except GpubackpropError as error:
             self.told(str(error))
             raise

@@ -22,6 +22,7 @@ from gpubackprop.nn.containers import Sequential
 from gpubackprop.nn.layer import Layer, entry
 from gpubackprop.run.directory import RunDirectory, read_metrics
 from gpubackprop.run.generate import Sampling, generate, translate
+from gpubackprop.run.memory import explained_in_use
 from gpubackprop.training import checkpoint
 from gpubackprop.training.evaluate import evaluate as evaluate_model
 from gpubackprop.training.evaluate import outputs
@@ -93,7 +94,9 @@ class Run:
         config = self.config
         loader = self._loader(split, path)
         loss, metrics = config.loss.build(), [metric.build() for metric in config.metrics]
-        found = evaluate_model(self.load(folder), loss, metrics, loader.batches())
+        model = self.load(folder)
+        with explained_in_use(model, loader.batch_size):
+            found = evaluate_model(model, loss, metrics, loader.batches())
         label = {"validation": "val"}.get(split, split)
         head = {"checkpoint": folder.name.strip(".").removesuffix(".old"), "split": split, "samples": len(loader.split)}
         return head | {f"{label}/{name}": value for name, value in found.items()}
@@ -154,7 +157,8 @@ class Run:
                 "use Python: gpubackprop.load(run_dir)"
             )
         inputs = read_inputs(paths, self.preprocessing, PRECISIONS[self.config.precision], resize)
-        found = np.concatenate(list(outputs(model, inputs.array, 256, inputs.mask)))
+        with explained_in_use(model, 256):
+            found = np.concatenate(list(outputs(model, inputs.array, 256, inputs.mask)))
         if self.preprocessing.series is not None:
             found = self.preprocessing.series.restored(found)
         return Predictions(inputs, found, self.preprocessing.classes, self.config.loss.type)
