@@ -16,13 +16,14 @@ from tests.kernels.cuda.device import COMPILER, doubles
 
 
 @pytest.fixture
-def machine(monkeypatch):
+def machine():
     """machine(found, cupy): what doctor finds on a machine, as a dict, and its remedies."""
 
     def describe(found=None, cupy=None):
-        monkeypatch.setattr(machines, "look", lambda: found or machines.Machine())
-        monkeypatch.setitem(sys.modules, "cupy", cupy)
-        findings, remedies = doctor.report()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(machines, "look", lambda: found or machines.Machine())
+            patch.setitem(sys.modules, "cupy", cupy)
+            findings, remedies = doctor.report()
         return dict(findings), remedies
 
     return describe

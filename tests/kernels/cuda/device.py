@@ -11,6 +11,8 @@ from pkgutil import iter_modules
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from gpubackprop.backend.strict import StrictArray
 from gpubackprop.kernels import cuda
 from gpubackprop.kernels.cuda import cublaslt
@@ -22,7 +24,7 @@ from tests.kernels.cuda.host import ASAN, COMPILER, ORDERS, LaunchError
 
 __all__ = ["ASAN", "COMPILER", "ORDERS", "CudaBackend", "LaunchError", "TestDevice", "doubles", "inside_step"]
 
-for module in iter_modules(cuda.__path__):  # first imported inside `doubles`, each would be forgotten and made again
+for module in iter_modules(cuda.__path__):  # so that the table is whole
     import_module(f"{cuda.__name__}.{module.name}")
 
 
@@ -36,11 +38,13 @@ def doubles(order: str = "forward", sanitize: bool = False, cudnn: Any = None) -
     double = CupyDouble(order, sanitize)
     double.products = products = CublasLtDouble(device=double.device)
     with (
-        mock.patch.dict(sys.modules, cupy=double, cudnn=cudnn),
+        pytest.MonkeyPatch.context() as patch,  # of these two: what is first imported inside stays imported
         mock.patch.object(cublaslt, "load", return_value=cublaslt.Library(products)),
         mock.patch.object(CudaBackend, "seconds", return_value=1.0),
         mock.patch.object(StrictArray, "watcher", double.device),
     ):
+        patch.setitem(sys.modules, "cupy", double)
+        patch.setitem(sys.modules, "cudnn", cudnn)
         yield double
 
 
