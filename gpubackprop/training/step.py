@@ -21,6 +21,7 @@ from gpubackprop.optim.wrapper import Wrapper
 from gpubackprop.parameters import Buffer, Param
 from gpubackprop.registry import did_you_mean
 from gpubackprop.tape import Tape, Tensor
+from gpubackprop.training.states import held_back, in_place
 
 #: Named arrays of one batch: inputs (N, *shape), targets (N, ...); perhaps mask (N, T), which positions are real, and
 #: weight (N,) of the samples. Where there are several inputs, masks or targets, they are dicts of arrays.
@@ -125,11 +126,11 @@ class TrainStep:
         ok = reduce(b.xp.logical_and, oks) if oks else None
         if ok is not None:
             b.unlaunched("a loss scale may leave the step out")
-            carries = [_held(b, ok, new, old) for new, old in zip(carries, self.carries, strict=False)]
+            carries = [held_back(b, ok, new, old) for new, old in zip(carries, self.carries, strict=False)]
         if any(carries) and b.asynchronous:
             if not all(self.carries):
                 b.only_once("sequences begin anew", passing=True)
-            carries = [_in_place(b, held, new) for held, new in zip(self.carries, carries, strict=False)]
+            carries = [in_place(b, held, new) for held, new in zip(self.carries, carries, strict=False)]
         elif any(carries):
             b.only_once("layers hand states on from step to step")
         self.carries[: len(batches)] = carries
@@ -292,29 +293,6 @@ def _inside(whole: Layer | Loss) -> list[Layer | Loss]:
                 values = values if isinstance(value, dict | list | tuple) else (value,)
                 left += [each for each in values if isinstance(each, Layer | Loss)]
     return list(found.values())
-
-
-def _in_place(b: Backend, held: dict[str, list[Array]], new: dict[str, list[Array]]) -> dict[str, list[Array]]:
-    """New states where those of the step before lie, so that a captured step finds them; the first ones in memory of
-    their own."""
-    if {key: [a.shape for a in arrays] for key, arrays in held.items()} != {
-        key: [a.shape for a in arrays] for key, arrays in new.items()
-    }:
-        return {key: [a.copy() for a in arrays] for key, arrays in new.items()}
-    for key, arrays in new.items():
-        for place, array in zip(held[key], arrays, strict=True):
-            b.assign(place, array)
-    return held
-
-
-def _held(b: Backend, ok: Array, new: Mapping[str, list[Array]], old: Mapping[str, list[Array]]) -> dict[str, Any]:
-    """The states that stateful layers hand on: the new ones where `ok`, else the old ones, zeros without such."""
-
-    def chosen(name: str, place: int, array: Array) -> Array:
-        before = old[name][place] if name in old else b.xp.zeros_like(array)
-        return b.cast(b.xp.where(ok, array, before), array.dtype)  # CuPy: of bfloat16 float32 comes out
-
-    return {name: [chosen(name, place, a) for place, a in enumerate(arrays)] for name, arrays in new.items()}
 
 
 def target_mask(output: Any, batch: Batch) -> Any:

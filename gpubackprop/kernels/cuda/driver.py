@@ -21,9 +21,9 @@ Size: TypeAlias = tuple[int, ...]  #: (x,), (x, y) or (x, y, z)
 #: C++'s names of the dtypes that kernels compute on; `common.cuh` has the short ones.
 REAL = {"float32": "float", "float64": "double", "bfloat16": "bfloat16", "float16": "float16"}
 EXACT = ("float32", "float64")
-#: CuPy adds the GPU's own, and -ftz=true: float32 below 1.2e-38 is 0. CUDA 12's NVRTC takes a lambda in a kernel for a
-#: function of the host unless told otherwise.
-OPTIONS = ("-std=c++17", "-default-device")
+#: CuPy adds the GPU's own, -ftz=true (float32 below 1.2e-38 is 0) and --device-as-default-execution-space, without
+#: which CUDA 12's NVRTC takes a lambda in a kernel for a function of the host.
+OPTIONS = ("-std=c++17",)
 
 
 class Source(NamedTuple):
