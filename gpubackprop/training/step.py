@@ -108,6 +108,10 @@ class TrainStep:
     def _made_of(self) -> list[object]:
         parts: list[object] = [self, self._backend, self.model.built, self.optimizer]
         parts += [self.noise, self.average, self.loss_scale]
+        inner = self.optimizer
+        while isinstance(inner, Wrapper):
+            inner = inner.optimizer
+            parts.append(inner)
         parts += [*_inside(self.model), *_inside(self.loss), *self.model.built.stored.values()]
         return [part for part in parts if part is not None]
 
@@ -136,7 +140,7 @@ class TrainStep:
         self.carries[: len(batches)] = carries
         if not (b.asynchronous or isinstance(self.loss, ByClass | Elementwise)):
             b.only_once(f"{self.loss.name} looks at its targets")
-        if isinstance(self.optimizer, Wrapper):
+        if isinstance(self.optimizer, Wrapper) and not b.asynchronous:  # a graph holds what each does on the device
             b.only_once(f"{type(self.optimizer).__name__} does not do the same in every step")
         if self.noise is not None:
             b.rule(type(self.noise).add)(self.noise, self._number)

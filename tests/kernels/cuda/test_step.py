@@ -86,6 +86,22 @@ def test_a_captured_step_is_the_step_itself():
         assert np.array_equal(found[name], value), name
 
 
+@pytest.mark.parametrize("wrapper", [gbp.optim.SAM, gbp.optim.Lookahead])
+def test_optimizers_around_others_are_captured_too(wrapper):
+    def wrapped(**options):
+        step = step_of("cuda", **options)
+        optimizer = wrapper(step.model.parameters(), step.optimizer)
+        return TrainStep(step.model, step.loss, optimizer, clip_norm=1.0)
+
+    with doubles() as cupy:
+        wanted = train(eagerly(wrapped()), 8)
+        assert not cupy.device.launches
+        found = train(wrapped(), 8)
+        assert cupy.device.launches == 7
+    for name, value in wanted.items():
+        assert np.array_equal(found[name], value), name
+
+
 def test_nothing_waits_for_the_device_but_copies_of_two_steps_ago():
     with doubles() as cupy:
         step = step_of("cuda")
