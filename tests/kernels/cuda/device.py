@@ -38,13 +38,14 @@ def doubles(order: str = "forward", sanitize: bool = False, cudnn: Any = None) -
     double = CupyDouble(order, sanitize)
     double.products = products = CublasLtDouble(device=double.device)
     with (
-        pytest.MonkeyPatch.context() as patch,  # of these two: what is first imported inside stays imported
+        pytest.MonkeyPatch.context() as patch,  # of single modules: what is first imported inside stays imported
         mock.patch.object(cublaslt, "load", return_value=cublaslt.Library(products)),
         mock.patch.object(CudaBackend, "seconds", return_value=1.0),
         mock.patch.object(StrictArray, "watcher", double.device),
     ):
         patch.setitem(sys.modules, "cupy", double)
         patch.setitem(sys.modules, "cudnn", cudnn)
+        patch.setenv("GPUBACKPROP_KERNELS", "auto")  # they are what is tested, whatever is asked for around
         yield double
 
 
