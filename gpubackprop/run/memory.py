@@ -117,7 +117,7 @@ def _of_training(config: Config, model: Layer, batch: int, step: TrainStep | Non
     held = ", ".join(f"{name} {in_bytes(value)}" for name, value in parts.items() if value)
     keeps = f"a step on a batch of {batch} keeps {in_bytes(needed.total)} or more"
     layers = f"layer outputs {in_bytes(sum(needed.outputs.values()))}, most of it by {_largest(needed)}"
-    place = _place(step.model.built.backend) if step is not None else f"{config.device}: {{}}"
+    place = _place(step.model.built.backend) if step is not None else f"device {config.device}: {{}}"
     return place, f"{keeps}: {held}, {layers}; {', or '.join(_remedies(config, needed, batch))}"
 
 
@@ -134,12 +134,12 @@ def _of_use(model: Layer, batch: int) -> tuple[str, str]:
 def _place(backend: Backend) -> str:
     there = backend.capacity()
     free = f", {in_bytes(there[0])} of {in_bytes(there[1])} are free" if there else ""
-    return f"{backend.device}: {{}}{free}"
+    return f"device {backend.device}: {{}}{free}"
 
 
 def _largest(needed: Memory) -> str:
     paths = sorted(needed.outputs, key=needed.outputs.__getitem__, reverse=True)[:3]
-    return ", ".join(f"{path} {in_bytes(needed.outputs[path])}" for path in paths)
+    return ", ".join(f"layer {path} ({in_bytes(needed.outputs[path])})" for path in paths)
 
 
 def _remedies(config: Config, needed: Memory, batch: int) -> Iterator[str]:

@@ -48,21 +48,26 @@ class TestGpu:
         assert err[0].startswith("device: cuda:0 (a double, 80 GiB, compute capability 9.0")
         assert "cuBLASLt" in err[0]
         assert "own kernels), as asked" in err[0]
-        start = (
-            "error: out of memory on cuda:0: Out of memory allocating 8,589,934,592 bytes (allocated so far: 512 bytes)"
-        )
+        start = "error: out of memory on device cuda:0: Out of memory allocating 8,589,934,592 bytes (allocated so far: 512 bytes)"
         assert err[-1].startswith(f"{start}, 60 GiB of 80 GiB are free; a step on a batch of 8 keeps ")
-        for word in ("weights ", "optimizer ", "layer outputs ", "most of it by 0 4.5 KiB, 1 4.5 KiB, 2 4.5 KiB; "):
+        for word in (
+            "weights ",
+            "optimizer ",
+            "layer outputs ",
+            "most of it by layer 0 (4.5 KiB), layer 1 (4.5 KiB), layer 2 (4.5 KiB); ",
+        ):
             assert word in err[-1]
         assert "lower data.batch_size (now 8), with training.accumulate as much higher" in err[-1]
         assert err[-1].endswith("or set precision: bfloat16; no checkpoint had been written")
-        assert "out of memory on cuda:0" in (tmp_path / "run/train.log").read_text()
+        assert "out of memory on device cuda:0" in (tmp_path / "run/train.log").read_text()
 
     def test_building(self, gb, tmp_path, cupy):
         cupy.zeros = self.fails
         code, _, err = gb("train", toy.write_config(tmp_path), "--device", "cuda", "--run-dir", tmp_path / "run")
         assert code == 1
-        assert err[-1].startswith("error: out of memory on cuda: cudaErrorMemoryAllocation: out of memory; a step on a")
+        assert err[-1].startswith(
+            "error: out of memory on device cuda: cudaErrorMemoryAllocation: out of memory; a step on a"
+        )
         assert not (tmp_path / "run").exists()
 
     def fails(self, *args, **kwargs):
@@ -71,7 +76,9 @@ class TestGpu:
     def test_use(self, tmp_path, cupy):
         run = gbp.train(toy.config(toy.write_arrays(tmp_path)), run_dir=tmp_path / "run")
         self.fill(cupy, 2)
-        with pytest.raises(OutOfMemoryError, match=r"out of memory on cuda:0.*weights take .*; try --device cpu"):
+        with pytest.raises(
+            OutOfMemoryError, match=r"out of memory on device cuda:0.*weights take .*; try --device cpu"
+        ):
             Run(run.directory, "cuda").evaluate()
         np.save(tmp_path / "x.npy", np.zeros((2, 6, 6, 1), np.uint8))
         with pytest.raises(OutOfMemoryError, match="largest outputs on a batch of 256 are"):
@@ -98,7 +105,7 @@ def test_the_cpu(gb, tmp_path, monkeypatch):
     monkeypatch.setattr("gpubackprop.training.trainer.Trainer.run", fails)
     code, _, err = gb("train", toy.write_config(tmp_path), "--run-dir", tmp_path / "run")
     assert code == 1
-    assert err[-1].startswith("error: out of memory on cpu: Unable to allocate 8.00 GiB for an array")
+    assert err[-1].startswith("error: out of memory on device cpu: Unable to allocate 8.00 GiB for an array")
     assert "GiB are free; a step on a batch of 8 keeps " in err[-1]
     assert "bfloat16" not in err[-1], "slower on a CPU, and for trying out"
 

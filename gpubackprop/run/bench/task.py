@@ -13,8 +13,11 @@ from typing import Any
 
 CHECKED = 3  #: first losses that are compared
 #: By precision, how far the first loss may be from another program's, and one after an update. The short ones keep 10
-#: and 7 bits of what is multiplied.
-LOSSES = {"float64": (1e-4, 1e-2), "float32": (1e-4, 1e-2), "tf32": (2e-3, 2e-2), "bfloat16": (2e-2, 5e-2)}
+#: and 7 bits of what is multiplied, float16 10.
+LOSSES = {
+    **{"float64": (1e-4, 1e-2), "float32": (1e-4, 1e-2)},
+    **{"tf32": (2e-3, 2e-2), "float16": (5e-3, 2e-2), "bfloat16": (2e-2, 5e-2)},
+}
 
 
 @dataclass(frozen=True)
