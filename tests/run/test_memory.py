@@ -48,7 +48,8 @@ class TestGpu:
         assert err[0].startswith("device: cuda:0 (a double, 80 GiB, compute capability 9.0")
         assert "cuBLASLt" in err[0]
         assert "own kernels), as asked" in err[0]
-        start = "error: out of memory on device cuda:0: Out of memory allocating 8,589,934,592 bytes (allocated so far: 512 bytes)"
+        said = "Out of memory allocating 8,589,934,592 bytes (allocated so far: 512 bytes)"
+        start = f"error: out of memory on device cuda:0: {said}"
         assert err[-1].startswith(f"{start}, 60 GiB of 80 GiB are free; a step on a batch of 8 keeps ")
         for word in (
             "weights ",
