@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
+
 from gpubackprop.backend import Array
 from gpubackprop.errors import GpubackpropError
 from gpubackprop.kernels.watch import Watch, foreign
@@ -47,15 +49,14 @@ class RepeatedStep:
         #: By shapes and dtypes of the batches: None until the second time, then the caught step, or why there is none.
         self.found: dict[Any, tuple[Replay, Watch] | str | None] = {}
 
-    # --- what a device writes ----------------------------------------------------------------------------------
+    #: The classes of arrays that a replay can be fed.
+    fed: tuple[type, ...] = (np.ndarray,)
 
-    def takes(self, array: Any) -> bool:
-        """Whether a replay can be fed such an array."""
-        raise NotImplementedError(f"{type(self).__name__}.takes")
+    # --- what a device writes ----------------------------------------------------------------------------------
 
     def may_repeat(self, arrays: Sequence[tuple[str, Any]]) -> bool:
         """Whether batches of such parts can be replayed."""
-        return all(self.takes(a) for _, a in arrays)
+        return all(type(a) in self.fed for _, a in arrays)
 
     def around(self) -> AbstractContextManager[Any]:
         """Around every step that is run as it is, and around the one that is caught."""
@@ -74,7 +75,8 @@ class RepeatedStep:
     def __call__(self, batches: Batches) -> Outputs:
         """One step; its outputs are the caller's own."""
         arrays = arrays_of(batches)
-        key = tuple((name, a.shape, a.dtype) if self.takes(a) else None for name, a in arrays)
+        fed = self.fed
+        key = tuple([(name, a.shape, a.dtype) if type(a) in fed else None for name, a in arrays])
         found = self.found.get(key, "new")
         if type(found) is tuple:
             replay, watch = found

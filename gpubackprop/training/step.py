@@ -21,6 +21,7 @@ from gpubackprop.optim.wrapper import Wrapper
 from gpubackprop.parameters import Buffer, Param
 from gpubackprop.registry import did_you_mean
 from gpubackprop.tape import Tape, Tensor
+from gpubackprop.training.parts import inside
 from gpubackprop.training.states import held_back, in_place
 
 #: Named arrays of one batch: inputs (N, *shape), targets (N, ...); perhaps mask (N, T), which positions are real, and
@@ -76,16 +77,21 @@ class TrainStep:
 
     def __call__(self, *data: Any) -> Array:
         """One update on (x, target), a batch, or a list of batches."""
-        batches = as_batches(data)
-        if isinstance(self.loss, Elementwise) or self._backend.asynchronous:  # a replayed step would not look
-            for batch in batches:
-                targets = batch.get("targets")
-                if all(type(each) is np.ndarray for _, each in _named({"targets": targets})):
-                    self.loss.check_targets(targets)  # type: ignore[arg-type]  # arrays by head, where there are heads
-        if not self._backend.asynchronous:
-            return self._counted(batches)
-        with self._backend.running():  # what is set on the device for the step, in the order of steps
-            return self._counted(batches)
+        batches, b = as_batches(data), self._backend
+        if b.asynchronous:
+            self._check_targets(batches)
+            with b.running():  # what is set on the device for the step, in the order of steps
+                return self._counted(batches)
+        if isinstance(self.loss, Elementwise):
+            self._check_targets(batches)
+        return self._counted(batches)
+
+    def _check_targets(self, batches: Sequence[Batch]) -> None:
+        """On the host still: a replayed step would not look."""
+        for batch in batches:
+            targets = batch.get("targets")
+            if all(type(each) is np.ndarray for _, each in _named({"targets": targets})):
+                self.loss.check_targets(targets)  # type: ignore[arg-type]  # arrays by head, where there are heads
 
     def _counted(self, batches: Sequence[Batch]) -> Array:
         self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
@@ -112,7 +118,7 @@ class TrainStep:
         while isinstance(inner, Wrapper):
             inner = inner.optimizer
             parts.append(inner)
-        parts += [*_inside(self.model), *_inside(self.loss), *self.model.built.stored.values()]
+        parts += [*inside(self.model), *inside(self.loss), *self.model.built.stored.values()]
         return [part for part in parts if part is not None]
 
     def update(self, batches: Sequence[Batch]) -> tuple[Array, Array | None]:
@@ -282,21 +288,6 @@ def batch_loss(model: Layer, loss: Loss, tape: Tape, batch: Batch) -> tuple[Any,
     for auxiliary in tape.losses:
         total = with_auxiliary(total, weight.value, auxiliary, samples=samples_in(batch))
     return output, total, weight
-
-
-def _inside(whole: Layer | Loss) -> list[Layer | Loss]:
-    """All layers or losses that a model or a loss is made of, those that `walk` has no name for as well."""
-    found: dict[int, Layer | Loss] = {}
-    left = [whole]
-    while left:
-        part = left.pop()
-        if id(part) not in found:
-            found[id(part)] = part
-            for value in vars(part).values():
-                values = value.values() if isinstance(value, dict) else value
-                values = values if isinstance(value, dict | list | tuple) else (value,)
-                left += [each for each in values if isinstance(each, Layer | Loss)]
-    return list(found.values())
 
 
 def target_mask(output: Any, batch: Batch) -> Any:

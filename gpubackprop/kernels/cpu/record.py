@@ -85,10 +85,6 @@ class RecordedStep(RepeatedStep):
         #: One for all recordings: they never run at once, and each writes what it reads.
         self.memory = Pool(b.memory.poison)
 
-    def takes(self, array: Any) -> bool:
-        """NumPy's arrays."""
-        return type(array) is np.ndarray
-
     def may_repeat(self, arrays: Sequence[tuple[str, Any]]) -> bool:
         """Masks and weights change what the layers do with their shapes, outside of launches; of several targets the
         values are looked at by each head's loss."""

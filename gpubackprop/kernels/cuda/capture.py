@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gpubackprop.backend import garbage
 from gpubackprop.kernels.cuda.feed import Feed
 from gpubackprop.kernels.repeat import Batches, Outputs, RepeatedStep, Replay, arrays_of
@@ -73,11 +75,7 @@ class CapturedStep(RepeatedStep):
         made_of: Callable[[], Iterable[object]],
     ) -> None:
         super().__init__(step, prepare, made_of)
-        self.backend = b
-
-    def takes(self, array: Any) -> bool:
-        """NumPy's arrays and CuPy's."""
-        return self.backend.owns(array) or type(array).__module__ == "numpy"
+        self.backend, self.fed = b, (np.ndarray, b.xp.ndarray)
 
     def around(self) -> AbstractContextManager[Any]:
         """On the GPU and its stream."""
