@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,39 @@ def test_one_two_and_four_threads_agree_to_rounding(spec):
         found.append(harness.run(b, b.pair(spec.op, inputs, spec.options), inputs, spec.options, dys, wanted))
     for other in found[1:]:
         rows.assert_close(other, found[0], 1e-12)
+
+
+class Placed:
+    """Memory of which one array begins `gap` bytes behind the last one's end, or ends as far before its beginning."""
+
+    def __init__(self, gap, down):
+        self.room = np.full(1 << 20, 255, np.uint8)
+        self.gap, self.down, self.at = gap, down, self.room.size if down else 0
+
+    def empty(self, shape, dtype):
+        size = prod(shape) * np.dtype(dtype).itemsize
+        if size > 1 << 14:
+            return np.empty(shape, dtype)
+        step = -(-(size + self.gap) // 16) * 16
+        begin = self.at - step if self.down else self.at
+        self.at = begin if self.down else begin + step
+        return self.room[begin : begin + size].view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+@each_row
+def test_bits_do_not_depend_on_where_arrays_lie(spec, dtype):
+    """Compiled loops ask whether arrays are close together, and go one by one where they are."""
+    given = rows.draw(spec, dtype)
+    ys, _ = rows.forward(spec, given)
+    dys, wanted, found = rows.draw_dys(spec, ys), rows.differentiable(spec, given), []
+    for memory in (Placed(4096, False), Placed(0, False), Placed(0, True)):
+        b = kernels_for(spec, given)
+        b.memory.empty = memory.empty
+        inputs = [a if a is None else memory.empty(a.shape, a.dtype) for a in given]
+        for a, values in zip(inputs, given, strict=True):
+            if a is not None:
+                a[...] = values
+        found.append(harness.run(b, b.pair(spec.op, inputs, spec.options), inputs, spec.options, dys, wanted))
+    for other in found[1:]:
+        assert all(np.array_equal(found[0][name], a, equal_nan=True) for name, a in other.items())

@@ -34,12 +34,10 @@ def _rows(low, high, x, r, weight, bias, eps, centred, s, y, mean, rstd):
         total = zero
         if r.size:
             for j in range(width):
-                value = x[i, j] + r[i, j]
-                s[i, j] = value
-                total += value
-        elif centred:
+                s[i, j] = x[i, j] + r[i, j]
+        if centred:  # a sum in a loop that also writes has another order where the arrays lie close together
             for j in range(width):
-                total += x[i, j]
+                total += s[i, j]
         centre, squares = total / count if centred else zero, zero
         for j in range(width):
             squares += (s[i, j] - centre) * (s[i, j] - centre)
