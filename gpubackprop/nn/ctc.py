@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpubackprop.backend import Array, HostArray
 from gpubackprop.errors import ShapeError, UsageError
 from gpubackprop.nn.layer import Shape
-from gpubackprop.nn.loss import Loss, check_counts, first_target, losses, run
+from gpubackprop.nn.loss import Loss, check_counts, check_largest, first_target, losses, run
 from gpubackprop.ops.ctc import ctc
 from gpubackprop.registry import NonNegative
 from gpubackprop.tape import Tensor
@@ -45,12 +45,9 @@ class CTCLoss(Loss):
         options = {"blank": self.blank, "zero_infinity": self.zero_infinity}
         try:
             return run(ctc, output, target, lengths, weight, samples, **options)
-        except IndexError as error:  # NumPy's; a GPU does not look
-            labels = output.shape[-1]
-            wrong, allowed = target >= labels, f"it is none of the model's {labels} labels, 0 to {labels - 1}"
-            if not wrong.any():
-                raise
-            raise UsageError(f"{self.name}: {first_target(target, wrong)}; {allowed}") from error
+        except IndexError:  # NumPy's; a GPU does not look
+            self.check_targets(target, output.shape[1:])
+            raise
 
     def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
         """Outputs (T, V) and targets (S,), or both with the batch; V above blank."""
@@ -67,8 +64,8 @@ class CTCLoss(Loss):
                 f"{output_shape[-1] - 1}"
             )
 
-    def check_targets(self, target: HostArray) -> None:
-        """Padding stands at the end, and no label is the blank."""
+    def check_targets(self, target: HostArray, output_shape: Shape | None = None) -> None:
+        """Padding stands at the end, no label is the blank, and none is above V - 1."""
         if target.ndim != 2:
             return  # `check` tells
         if ((target[:, :-1] < 0) & (target[:, 1:] >= 0)).any():
@@ -77,3 +74,5 @@ class CTCLoss(Loss):
             raise UsageError(
                 f"{self.name}: {first_target(target, blank)}; it is the blank, and labels are the other numbers"
             )
+        if output_shape:
+            check_largest(self, target, output_shape[-1], "labels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -132,15 +133,14 @@ class Layer:
         backend, _ = choose(device, kernels)
         backend.float32 = "tf32" if precision == "tf32" else "float32"
         self.link({})
-        if input_shape is not None:
-            self.infer(*entry(input_shape))
+        output_shape = None if input_shape is None else self.infer(*entry(input_shape))
         stored, params = self.declare(dtype)
         for array in stored.values():
             if isinstance(array, Buffer):
                 array.value = backend.from_host(np.full(array.shape, array.fill, array.dtype or full(dtype)))
                 array.master = array.value
         symbols = any(layer.symbols for _, layer in self.walk())
-        self._built = _Built(backend, Parameters(params, backend, dtype, seed), stored, seed, symbols)
+        self._built = _Built(backend, Parameters(params, backend, dtype, seed), stored, seed, symbols, output_shape)
         return self
 
     def declare(self, dtype: Any = np.float32) -> tuple[dict[str, Param | Buffer], dict[str, Param]]:
@@ -228,14 +228,16 @@ class Layer:
         self.built.parameters.work()
 
 
+@dataclass(eq=False)
 class _Built:
     """What building a model makes: its device and its memory."""
 
-    def __init__(
-        self, backend: Backend, parameters: Parameters, stored: dict[str, Param | Buffer], seed: int, symbols: bool
-    ) -> None:
-        self.backend, self.parameters, self.stored, self.seed = backend, parameters, stored, seed
-        self.symbols = symbols
+    backend: Backend
+    parameters: Parameters
+    stored: dict[str, Param | Buffer]
+    seed: int
+    symbols: bool  #: whether a layer takes class numbers
+    output_shape: Any  #: of a sample like the one it was built for, by head where there are heads; None: not known
 
     def as_input(self, x: Any) -> Array:
         """`x` on the model's device and in its precision."""

@@ -38,8 +38,11 @@ class Loss:
         """
         raise NotImplementedError(f"{type(self).__name__}.check")
 
-    def check_targets(self, target: HostArray) -> None:
-        """Raise UsageError for targets (N, ...), on the host still, whose values make no sense to this loss."""
+    def check_targets(self, target: HostArray, output_shape: Shape | None = None) -> None:
+        """Raise UsageError for targets (N, ...), on the host still, whose values make no sense to this loss.
+
+        output_shape   of one sample of the model's outputs, by head where there are heads; None: it is looked at later
+        """
 
     def __call__(self, output: Any, target: Any) -> Any:
         """The mean loss of arrays, shape (); NumPy in, NumPy out, and CuPy likewise."""
@@ -87,19 +90,19 @@ class ByClass(Loss):
         """Raise UsageError for a target that is none of the classes of the outputs."""
         try:
             b.rule(only_classes)(b, target, classes, self.ignore_index)
-        except IndexError as error:
-            self.check_targets(target)
-            wrong = (target != self.ignore_index) & (target >= classes)
-            allowed = f"it is none of the model's {classes} classes, 0 to {classes - 1}"
-            raise UsageError(f"{self.name}: {first_target(target, wrong)}; {allowed}") from error
+        except IndexError:
+            self.check_targets(target, (classes,))
+            raise
 
-    def check_targets(self, target: HostArray) -> None:
-        """No negative class but ignore_index: as an index it would silently count from the end."""
+    def check_targets(self, target: HostArray, output_shape: Shape | None = None) -> None:
+        """No negative class but ignore_index, which as an index would silently count from the end; none above V - 1."""
         if target.dtype.kind == "i" and target.size and target.min() < 0:
             wrong = (target < 0) & (target != self.ignore_index)
             if wrong.any():
                 allowed = f"classes count from 0, and {self.ignore_index} is left out"
                 raise UsageError(f"{self.name}: {first_target(target, wrong)}; {allowed}")
+        if output_shape and target.dtype.kind in "iu":
+            check_largest(self, target, output_shape[-1], "classes", self.ignore_index)
 
     def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
         """Outputs (..., V) with V at least the number of classes, targets (...)."""
@@ -119,6 +122,15 @@ class ByClass(Loss):
         if self.weight is not None and self.weight.values.shape != (given,):
             shape = self.weight.values.shape
             raise ShapeError(f"{self.name}: weight has shape {shape}; with {given} outputs it must be ({given},)")
+
+
+def check_largest(loss: Loss, target: HostArray, count: int, what: str, ignored: int = -1) -> None:
+    """Raise UsageError for a target (N, ...) that is none of the model's `count` classes, or what they are called."""
+    if target.size and target.max() >= count:
+        wrong = (target >= count) & (target != ignored)
+        if wrong.any():
+            allowed = f"it is none of the model's {count} {what}, 0 to {count - 1}"
+            raise UsageError(f"{loss.name}: {first_target(target, wrong)}; {allowed}")
 
 
 def first_target(target: HostArray, wrong: HostArray) -> str:

@@ -77,12 +77,12 @@ class MultiTaskLoss(Loss):
             except ShapeError as error:
                 raise ShapeError(f"head {head}: {error}") from None
 
-    def check_targets(self, target: Any) -> None:
+    def check_targets(self, target: Any, output_shape: Any = None) -> None:
         """Every head's targets, by the head's own loss."""
         for head, loss in self.losses.items():
             if head in target:
                 try:
-                    loss.check_targets(target[head])
+                    loss.check_targets(target[head], output_shape.get(head) if output_shape else None)
                 except UsageError as error:
                     raise UsageError(f"head {head}: {error}") from None
 

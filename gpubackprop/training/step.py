@@ -89,9 +89,7 @@ class TrainStep:
     def _check_targets(self, batches: Sequence[Batch]) -> None:
         """On the host still: a replayed step would not look."""
         for batch in batches:
-            targets = batch.get("targets")
-            if all(type(each) is np.ndarray for _, each in _named({"targets": targets})):
-                self.loss.check_targets(targets)  # type: ignore[arg-type]  # arrays by head, where there are heads
+            check_targets(self.model, self.loss, batch.get("targets"))
 
     def _counted(self, batches: Sequence[Batch]) -> Array:
         self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
@@ -359,9 +357,7 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
         ):
             shapes = ", ".join(f"{other} {np.shape(array)}" for other, array in named if other != name)
             raise UsageError(f"batch[{name!r}] of shape {np.shape(mask)} fits nothing: {shapes}; it is (N, T)")
-    targets = batch["targets"]
-    if all(isinstance(array, np.ndarray) for _, array in _named({"targets": targets})):
-        loss.check_targets(targets)  # on the host still, where looking at values waits for nothing
+    check_targets(model, loss, batch["targets"])
     inputs, built = model.as_input(batch["inputs"]), model.built
     dtypes = {"mask": (bool, bool)}  # by name: of floats, and of integers
     usual = built.parameters.master.dtype, np.int64
@@ -369,6 +365,19 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
         name: inputs if name == "inputs" else _plain(built.backend, array, *dtypes.get(name, usual))
         for name, array in batch.items()
     }
+
+
+def check_targets(model: Layer, loss: Loss, targets: Any) -> None:
+    """Raise UsageError for targets that make no sense, if they are on the host still, where looking waits for nothing.
+
+    Whether they are above the model's classes a GPU could not say; the CPU's ops do.
+    """
+    if not all(isinstance(array, np.ndarray) for _, array in _named({"targets": targets})):
+        return
+    shape: Any = model.built.output_shape if model.built.backend.asynchronous else None
+    if isinstance(shape, Mapping) != isinstance(targets, Mapping):
+        shape = None  # the loss itself says what is wrong
+    loss.check_targets(targets, shape)
 
 
 def _named(batch: Batch) -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 
 import gpubackprop as gbp
 from gpubackprop import nn
+from gpubackprop.errors import UsageError
 from gpubackprop.kernels.cuda import capture, load
 from gpubackprop.training.step import TrainStep
 from tests.kernels.cuda.cupy_double import RaceError
@@ -170,6 +171,21 @@ def test_a_learning_rate_and_arrays_on_the_device_reach_a_captured_step():
         steps = step_of("cuda"), eagerly(step_of("cuda"))
         found, wanted = (run(step, step.model.built.backend) for step in steps)
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_targets_above_the_classes_are_named_before_a_step_and_by_a_replayed_one():
+    with doubles():
+        step = step_of("cuda")
+        wrong = batch(0) | {"targets": np.array([0, 1, 2, 7, 0, 1, 2, 0, 1, 2])}
+        for steps in (0, 3):
+            for number in range(steps):
+                step(batch(number))
+            before = step.model.state_dict()
+            with pytest.raises(UsageError, match="target 7 of sample 3; it is none of the model's 3 classes, 0 to 2"):
+                step(wrong)
+            assert step.optimizer.steps == steps
+            assert all(np.array_equal(before[key], value) for key, value in step.model.state_dict().items())
+        step(batch(0) | {"targets": np.full(10, 2, np.uint8)})
 
 
 def test_batches_of_other_shapes_and_changed_parts_are_captured_anew():
