@@ -273,16 +273,17 @@ class Tape:
                 y.grad = None  # memory is free again as soon as the op is done
             if all(dy is None for dy in dys):
                 continue
-            slots = [self._slot(x) for x in inputs]
+            slots = [self._slot(x, inputs[:i]) for i, x in enumerate(inputs)]
             grads = op.backward(self.backend, saved, dys if len(dys) > 1 else dys[0], slots)
             for x, slot, grad in zip(inputs, slots, grads, strict=True):
                 if slot.wanted:
                     self._accumulate(x, grad)
 
-    def _slot(self, x: Any) -> Slot:
+    def _slot(self, x: Any, before: tuple[Any, ...]) -> Slot:
+        """`before`: the op's inputs before this one, one of which may be the same param."""
         if not getattr(x, "needs_grad", False):
             return SKIP
-        if isinstance(x, Param) and x not in self.written:
+        if isinstance(x, Param) and x not in self.written and not any(x is other for other in before):
             return Slot(out=x.grad) if x.grad.dtype == x.value.dtype else Slot(wide=x.grad)
         return FREE
 

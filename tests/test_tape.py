@@ -75,6 +75,20 @@ class TestBackward:
         tape.backward(total(multiply(multiply(x, weight), weight)))
         np.testing.assert_array_equal(weight.grad, [20, 42])
 
+    def test_a_param_used_twice_by_one_op_that_writes_in_place(self, tape):
+        def forward(b, x, y, z):
+            return x * y + 3 * z, x
+
+        def backward(b, x, dy, slots):
+            outs = [np.empty(2) if slot.out is None else slot.out for slot in slots[1:]]
+            for out, grad in zip(outs, (dy * x, 3 * dy), strict=True):
+                out[...] = grad
+            return None, *outs
+
+        weight = param(2.0, 3.0)
+        tape.backward(total(Op(forward, backward)(tape.input(np.array([5.0, 7.0])), weight, weight)))
+        np.testing.assert_array_equal(weight.grad, [8, 10])
+
     def test_a_params_first_gradient_replaces_what_was_there(self, tape):
         weight = param(2.0)
         tape.backward(total(multiply(tape.input(np.array([5.0])), weight)))

@@ -17,26 +17,31 @@ from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.linear import Linear
 from gpubackprop.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d
 from gpubackprop.ops.batch_norm_act import batch_norm_add_relu, batch_norm_relu
-from gpubackprop.ops.linear_activation import linear_activation
+from gpubackprop.ops.linear_activation import linear_activation, linear_gelu_linear
 from gpubackprop.tape import Tensor
 
 Forward: TypeAlias = Callable[[Tensor], Any]
 
 
 class Pattern(NamedTuple):
-    """Layers of exactly these classes (a subclass may do something else), which `run(*layers)` does as one."""
+    """Layers of exactly these classes (a subclass may do something else), which `run(*layers)` does as one.
+
+    `before`: where a layer of these classes comes next, it is better fused with the last of them.
+    """
 
     classes: tuple[tuple[type[Layer], ...], ...]
     run: Callable[..., Forward]
     fits: Callable[..., bool] = lambda *layers: True
+    before: tuple[type[Layer], ...] = ()
 
     def matches(self, layers: Sequence[Layer]) -> bool:
         """Whether a list begins with such layers."""
-        first = layers[: len(self.classes)]
+        first, then = layers[: len(self.classes)], layers[len(self.classes) :]
         return (
             len(first) == len(self.classes)
             and all(type(layer) in allowed for layer, allowed in zip(first, self.classes, strict=True))
             and self.fits(*first)
+            and not (then and type(then[0]) in self.before)
         )
 
 
@@ -77,6 +82,18 @@ def _linear_activation(linear: Any, activation: Any) -> Forward:
     return run
 
 
+def _linear_gelu_linear(first: Any, _: Layer, second: Any) -> Forward:
+    def run(x: Tensor) -> Tensor:
+        y: Tensor = linear_gelu_linear(x, first.weight, first.bias, second.weight, second.bias)
+        return y
+
+    return run
+
+
+def _is_tanh(_: Layer, activation: Any, __: Layer) -> bool:
+    return bool(activation.approximate == "tanh")
+
+
 def _batch_norm_relu(norm: Any, relu: Any) -> Forward:
     def run(x: Tensor) -> Any:
         return norm.by_batch(batch_norm_relu, x) if norm.counts_all(x) else relu.forward(norm.forward(x))
@@ -105,8 +122,10 @@ def _ends_in_batch_norm(residual: Any, _: Layer) -> bool:
 
 
 BATCH_NORMS = (BatchNorm, BatchNorm1d, BatchNorm2d)
+LINEAR, ACTIVATIONS = (Linear, Projection), (ReLU, GELU, Tanh, Sigmoid, SiLU)
 PATTERNS = [
-    Pattern(((Linear, Projection), (ReLU, GELU, Tanh, Sigmoid, SiLU)), _linear_activation),
+    Pattern((LINEAR, (GELU,), LINEAR), _linear_gelu_linear, _is_tanh, before=ACTIVATIONS),
+    Pattern((LINEAR, ACTIVATIONS), _linear_activation),
     Pattern((BATCH_NORMS, (ReLU,)), _batch_norm_relu),
     Pattern(((Residual,), (ReLU,)), _residual_relu, _ends_in_batch_norm),
 ]

@@ -1,4 +1,4 @@
-"""A fully connected layer and the activation behind it, as one op: a kernel does both while values are in the cache."""
+"""Fully connected layers and activations as one op: a kernel does both while values are in the cache."""
 
 from __future__ import annotations
 
@@ -32,3 +32,22 @@ def linear_activation_backward(b: Backend, saved: Any, dy: Array, slots: Slots) 
 
 
 linear_activation = Op(linear_activation_forward, linear_activation_backward)
+
+
+def linear_gelu_linear_forward(
+    b: Backend, x: Array, weight: Array, bias: Array | None, weight2: Array, bias2: Array | None
+) -> tuple[Array, Any]:
+    """x (..., I), weight (H, I), bias (H,), weight2 (O, H), bias2 (O,) -> y (..., O); GELU in its tanh form between."""
+    h, first = linear_activation.forward(b, x, weight, bias, activation="gelu", approximate="tanh")
+    y, second = linear.forward(b, h, weight2, bias2)
+    return y, (first, second)
+
+
+def linear_gelu_linear_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """dy (..., O) -> dx (..., I), dweight (H, I), dbias (H,), dweight2 (O, H), dbias2 (O,)."""
+    first, second = saved
+    dh, *rest = linear.backward(b, second, dy, [FREE, *slots[3:]])
+    return (*linear_activation.backward(b, first, dh, slots[:3]), *rest)
+
+
+linear_gelu_linear = Op(linear_gelu_linear_forward, linear_gelu_linear_backward)

@@ -28,8 +28,8 @@ from gpubackprop.kernels.cpu.jit import inline, parallel, prange, serial
 from gpubackprop.kernels.cpu.kernel import kernel, rows_of
 from gpubackprop.kernels.cpu.panels import multiply, pack_block, pack_rows, scratch_for
 from gpubackprop.ops.linear import linear
-from gpubackprop.ops.linear_activation import linear_activation
-from gpubackprop.tape import Slots
+from gpubackprop.ops.linear_activation import linear_activation, linear_gelu_linear
+from gpubackprop.tape import FREE, Slots
 
 FLOP = 0.01  # nanoseconds that a multiply-add takes one thread, about
 SLOPE = 0.5  # nanoseconds of a number's slope, about
@@ -217,5 +217,22 @@ def _named(activation: str, approximate: str | None = None) -> tuple[str, str | 
     return activation, "none" if activation == "gelu" and approximate is None else approximate
 
 
+def linear_gelu_linear_forward(
+    b: CpuBackend, x: Array, weight: Array, bias: Array | None, weight2: Array, bias2: Array | None
+) -> tuple[Array, Any]:
+    """As ops/linear_activation.py: one after the other; it is a GPU that gains by it."""
+    h, first = linear_activation_forward(b, x, weight, bias, activation="gelu", approximate="tanh")
+    y, second = linear_forward(b, h, weight2, bias2)
+    return y, (first, second)
+
+
+def linear_gelu_linear_backward(b: CpuBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
+    """As ops/linear_activation.py."""
+    first, second = saved
+    dh, *rest = _run_backward(b, second, dy, [FREE, *slots[3:]])
+    return (*_run_backward(b, first, dh, slots[:3]), *rest)
+
+
 kernel(linear, linear_forward, _run_backward)
 kernel(linear_activation, linear_activation_forward, _run_backward)
+kernel(linear_gelu_linear, linear_gelu_linear_forward, linear_gelu_linear_backward)

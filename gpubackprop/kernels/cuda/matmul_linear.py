@@ -18,8 +18,8 @@ from gpubackprop.kernels.cuda.kernel import kernel
 from gpubackprop.kernels.cuda.matmul_product import aux_shape
 from gpubackprop.ops.activation import gelu
 from gpubackprop.ops.linear import linear
-from gpubackprop.ops.linear_activation import ACTIVATIONS, linear_activation
-from gpubackprop.tape import FREE, Op, Slot, Slots
+from gpubackprop.ops.linear_activation import ACTIVATIONS, linear_activation, linear_gelu_linear
+from gpubackprop.tape import FREE, SKIP, Op, Slots
 
 
 def _rows(x: Array) -> Array:
@@ -142,9 +142,11 @@ def linear_activation_backward(b: Any, saved: Any, dy: Array, slots: Slots) -> t
 
 
 def linear_gelu_linear_forward(
-    b: Any, x: Array, weight: Array, bias: Array, weight2: Array, bias2: Array
+    b: Any, x: Array, weight: Array, bias: Array | None, weight2: Array, bias2: Array | None
 ) -> tuple[Array, Any]:
-    """x (..., I), weight (H, I), weight2 (O, H) -> y (..., O): two layers with GELU's tanh form between, N > 0."""
+    """As ops/linear_activation.py."""
+    if 0 in x.shape:
+        return linear_gelu_linear.forward(b, x, weight, bias, weight2, bias2)  # type: ignore[no-any-return]
     rows = _rows(x)
     h, aux = _gelu(b, rows, weight, bias)
     y = _affine(b, h, weight2, bias2)
@@ -152,26 +154,24 @@ def linear_gelu_linear_forward(
 
 
 def linear_gelu_linear_backward(b: Any, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
-    """dy (..., O) -> dx, dweight, dbias, dweight2, dbias2; GELU's slope and dbias come out of the product dy weight2.
-
-    The one place for that epilogue: it stands behind the product that makes dy of the activation, the next layer's.
-    """
+    """As ops/linear_activation.py; GELU's slope is behind the product that makes dy of the activation."""
+    if 0 in dy.shape[:-1]:
+        return linear_gelu_linear.backward(b, saved, dy, slots)  # type: ignore[no-any-return]  # as the forward pass
     shape, x, weight, aux, h, weight2 = saved
     dy = _rows(dy)
-    _, dweight2, dbias2 = _gradients(b, h, weight2, dy, [Slot(wanted=False), *slots[3:]])
-    dz = b.empty(h.shape, h.dtype)
-    dbias = b.out(slots[2], weight.shape[:1], dy.dtype) if slots[2].wanted else None
+    _, dweight2, dbias2 = _gradients(b, h, weight2, dy, [SKIP, *slots[3:]])
+    dx = dweight = dbias = None
+    if any(slot.wanted for slot in slots[:3]):
+        dz = b.empty(h.shape, h.dtype)
 
-    def apart() -> None:
-        b.assign(dz, _gelu_slope(b, aux, b.multiply(dy, weight2, b.empty(h.shape, h.dtype))))
-        if dbias is not None:
-            column_sums(b, dz, dbias)
+        def apart() -> None:
+            b.assign(dz, _gelu_slope(b, aux, b.multiply(dy, weight2, b.empty(h.shape, h.dtype))))
 
-    epilogue = "dgelu" if dbias is None else "dgelu_bgrad"
-    _do(b, apart, dy, weight2, dz, epilogue=epilogue, bias=dbias, aux=aux)
-    dx, dweight, _ = _gradients(b, x, weight, dz, [*slots[:2], Slot(wanted=False)])
+        _do(b, apart, dy, weight2, dz, epilogue="dgelu", aux=aux)
+        dx, dweight, dbias = _gradients(b, x, weight, dz, slots[:3])
     return (None if dx is None else dx.reshape(shape)), dweight, dbias, dweight2, dbias2
 
 
 kernel(linear, linear_forward, linear_backward)
 kernel(linear_activation, linear_activation_forward, linear_activation_backward)
+kernel(linear_gelu_linear, linear_gelu_linear_forward, linear_gelu_linear_backward)

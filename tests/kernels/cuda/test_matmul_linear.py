@@ -17,9 +17,9 @@ from gpubackprop.kernels.cuda.cublaslt import StatusError
 from gpubackprop.kernels.cuda.kernel import KERNELS
 from gpubackprop.kernels.cuda.matmul import Multiplier
 from gpubackprop.ops.linear import linear
-from gpubackprop.ops.linear_activation import linear_activation
+from gpubackprop.ops.linear_activation import linear_activation, linear_gelu_linear
 from gpubackprop.tape import Op, Slot
-from tests.kernels.cuda.cublaslt_double import BGRAD, BGRADB, DGELU, GELU, HAS_AUX
+from tests.kernels.cuda.cublaslt_double import BGRADB, DGELU, GELU, HAS_AUX
 from tests.kernels.cuda.device import TestDevice, inside_step
 from tests.kernels.cuda.rows import needs_compiler
 
@@ -183,24 +183,13 @@ def test_other_errors_are_not_hidden(device: Any) -> None:
         matmul_linear.linear_forward(device, x, weight, bias)
 
 
-def two_layers_forward(b: Any, x: Any, weight: Any, bias: Any, weight2: Any, bias2: Any) -> Any:
-    h, first = linear_activation.forward(b, x, weight, bias, activation="gelu", approximate="tanh")
-    y, second = linear.forward(b, h, weight2, bias2)
-    return y, (first, second)
-
-
-def two_layers_backward(b: Any, saved: Any, dy: Any, slots: Any) -> Any:
-    dh, *rest = linear.backward(b, saved[1], dy, [Slot(), *slots[3:]])
-    return (*linear_activation.backward(b, saved[0], dh, slots[:3]), *rest)
-
-
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 def test_two_layers_with_gelu_between(device: Any, dtype: str) -> None:
-    op = Op(two_layers_forward, two_layers_backward)
-    pair = Op(matmul_linear.linear_gelu_linear_forward, matmul_linear.linear_gelu_linear_backward)
+    op, pair = linear_gelu_linear, KERNELS[linear_gelu_linear]
     for shape, hidden, outputs in (((5, 3), 13, 4), ((2, 3, 6), 16, 1)):
         inputs = draw(shape, (hidden, shape[-1]), (hidden,), (outputs, hidden), (outputs,), dtype=dtype)
         assert_equal(device, op, pair, inputs)
         assert_equal(device, op, pair, inputs, [0, 1, 3])
-    fused = DGELU | HAS_AUX
-    assert {fused, fused | BGRAD} <= set(epilogues(device)) or dtype == "float64"
+        assert_equal(device, op, pair, inputs, [3, 4])
+        assert_equal(device, op, pair, [*inputs[:2], None, inputs[3], None])
+    assert DGELU | HAS_AUX in epilogues(device) or dtype == "float64"
