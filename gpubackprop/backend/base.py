@@ -110,9 +110,10 @@ class Backend:
         step: Callable[[Any], tuple[Array | None, ...]],
         prepare: Callable[[Any], Any],
         made_of: Callable[[], Iterable[object]],
+        name: str = "steps",
     ) -> Callable[[Any], tuple[Array | None, ...]]:
         """`step(prepare(batches))`, made ready to be run many times on batches of the same shapes, as long as the
-        attributes of the objects that it is `made_of` stay what they are."""
+        attributes of the objects that it is `made_of` stay what they are. Messages call such runs by `name`."""
         captured = self.capture(step)
         return lambda batches: captured(prepare(batches))
 

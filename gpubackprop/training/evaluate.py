@@ -3,37 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend import HostArray
+from gpubackprop.backend import Array, HostArray
 from gpubackprop.errors import UsageError
 from gpubackprop.nn.layer import Layer, outcome
 from gpubackprop.nn.loss import Loss
 from gpubackprop.tape import Tape
 from gpubackprop.training.metric import Metric, Totals
-from gpubackprop.training.step import Batch, batch_loss, on_device, target_mask
+from gpubackprop.training.parts import inside
+from gpubackprop.training.step import Batch, batch_loss, check_targets, on_device, target_mask
 
 
-@np.errstate(all="ignore")  # as in a step: the figures tell, where a GPU would be silent too
-def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Iterable[Batch]) -> dict[str, float]:
-    """`{"loss": …, "accuracy": …}` in inference mode; every sample counts the same, whatever batch it is in."""
-    backend = model.built.backend
-    losses = Totals(backend.xp)
-    totals = [Totals(backend.xp) for _ in metrics]
-    carry: dict[str, Any] = {}
-    for host in batches:
-        batch = on_device(model, loss, host)
-        with backend.running():
-            output, total, weight = batch_loss(model, loss, Tape(backend, carry=carry), batch)
-        losses.add([total.value, weight.value])
+class Evaluation:
+    """`evaluation(batches)` gives `{"loss": …, "accuracy": …}` in inference mode; every sample counts the same,
+    whatever batch it is in.
+
+    A GPU captures what is done with a batch, as it does a step: keep the object, and that is used again.
+    """
+
+    def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Metric]) -> None:
+        self.model, self.loss, self.metrics = model, loss, metrics
+        self._carry: dict[str, Any] = {}  # states of stateful layers, from batch to batch
+        self._lengths: list[int] = []  # how many sums each metric has
+        self._backend = b = model.built.backend
+        self._run: Any = lambda batches: self.sums(self._on_device(batches))
+        if b.asynchronous:
+            self._run = b.repeated(self.sums, self._on_device, self._made_of, "evaluations")
+
+    @np.errstate(all="ignore")  # as in a step: the figures tell, where a GPU would be silent too
+    def __call__(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """The figures of a split."""
+        b, totals = self._backend, Totals(self._backend.xp)
+        self._carry.clear()
+        for batch in batches:
+            check_targets(
+                self.model, self.loss, batch.get("targets")
+            )  # which nobody looks at later where it is captured
+            with b.running():
+                totals.add(self._run([batch]))
+        loss, weight, *sums = totals.read(b.to_host)
+        found, read = {"loss": loss / weight if weight else float("nan")}, iter(sums)
+        for metric, length in zip(self.metrics, self._lengths, strict=True):
+            found[metric.name] = metric.value(*islice(read, length))
+        return found
+
+    def sums(self, batches: Sequence[Batch]) -> tuple[Array, ...]:
+        """Of a batch on the device: the loss's sum and weight, and then what the metrics add up, all of shape ()."""
+        (batch,), b = batches, self._backend
+        carry = dict(self._carry)
+        output, total, weight = batch_loss(self.model, self.loss, Tape(b, carry=carry), batch)
+        if carry:
+            b.only_once("layers hand states on from batch to batch")
+        self._carry.update(carry)
         mask, values = target_mask(output, batch), outcome(output)
-        for metric, so_far in zip(metrics, totals, strict=True):
-            so_far.add(metric.sums(backend.xp, values, batch["targets"], *([] if mask is None else [mask])))
-    total_loss, total_weight = losses.read(backend.to_host)
-    found = {"loss": total_loss / total_weight if total_weight else float("nan")}
-    return found | {m.name: m.value(*t.read(backend.to_host)) for m, t in zip(metrics, totals, strict=True)}
+        masks = [] if mask is None else [mask]
+        sums = [metric.sums(b.xp, values, batch["targets"], *masks) for metric in self.metrics]
+        self._lengths = list(map(len, sums))
+        return total.value, weight.value, *chain.from_iterable(sums)
+
+    def _on_device(self, batches: Sequence[Batch]) -> list[Batch]:
+        return [on_device(self.model, self.loss, batch) for batch in batches]
+
+    def _made_of(self) -> list[object]:
+        parts = [self, self._backend, self.model.built, *inside(self.model), *inside(self.loss)]
+        return [*parts, *self.metrics, *self.model.built.stored.values()]
+
+
+def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Iterable[Batch]) -> dict[str, float]:
+    """`Evaluation`, once."""
+    return Evaluation(model, loss, metrics)(batches)
 
 
 def outputs(model: Layer, inputs: HostArray, batch_size: int, mask: HostArray | None = None) -> Iterator[HostArray]:

@@ -83,7 +83,7 @@ class CpuBackend(NumpyBackend):
         """A recording holds launches alone."""
         self.only_once(reason)
 
-    def repeated(self, step: Any, prepare: Any, made_of: Any) -> RecordedStep:
+    def repeated(self, step: Any, prepare: Any, made_of: Any, name: str = "steps") -> RecordedStep:
         """`step`, recorded at its second run on batches of the same shapes and replayed from the third."""
         return RecordedStep(self, step, prepare, made_of)
 

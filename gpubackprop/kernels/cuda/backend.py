@@ -150,9 +150,11 @@ class CudaBackend(CupyBackend):
         if self.captures.capturing:
             raise Refused(reason, passing)
 
-    def repeated(self, step: Any, prepare: Any, made_of: Callable[[], Iterable[object]]) -> CapturedStep:
+    def repeated(
+        self, step: Any, prepare: Any, made_of: Callable[[], Iterable[object]], name: str = "steps"
+    ) -> CapturedStep:
         """`step`, captured as a CUDA graph at its second run on batches of the same shapes, and launched after that."""
-        return CapturedStep(self, step, prepare, made_of)
+        return CapturedStep(self, step, prepare, made_of, name)
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -73,9 +73,10 @@ class CapturedStep(RepeatedStep):
         step: Callable[[Batches], Outputs],
         prepare: Callable[[Batches], Batches],
         made_of: Callable[[], Iterable[object]],
+        name: str = "steps",
     ) -> None:
         super().__init__(step, prepare, made_of)
-        self.backend, self.fed = b, (np.ndarray, b.xp.ndarray)
+        self.backend, self.fed, self.name = b, (np.ndarray, b.xp.ndarray), name
 
     def around(self) -> AbstractContextManager[Any]:
         """On the GPU and its stream."""
@@ -96,7 +97,7 @@ class CapturedStep(RepeatedStep):
             return replay.launch(), replay
         del pool  # with what the capture took, which the step may need
         if reason is not None:
-            b.captures.say(f"steps are not captured as a CUDA graph, and are slower: {reason}")
+            b.captures.say(f"{self.name} are not captured as a CUDA graph, and are slower: {reason}")
         return self.step(held), reason
 
     def _capture(self, held: Batches, pool: Any) -> tuple[Any, Outputs]:
