@@ -13,7 +13,7 @@ from gpubackprop.backend.precision import suited
 from gpubackprop.errors import UsageError
 from gpubackprop.kernels.cuda import cublaslt, cudnn_library
 from gpubackprop.kernels.cuda.candidates import WAYS, Choices, own_kernel
-from gpubackprop.kernels.cuda.capture import CapturedStep, Captures, Refused
+from gpubackprop.kernels.cuda.capture import CapturedStep, Captures, Refused, timed
 from gpubackprop.kernels.cuda.cudnn import Cudnn, Graph
 from gpubackprop.kernels.cuda.driver import REAL, Driver, Size, Source
 from gpubackprop.kernels.cuda.kernel import RULES
@@ -130,17 +130,7 @@ class CudaBackend(CupyBackend):
 
     def seconds(self, call: Callable[[], None]) -> float:
         """How long a call takes; waits, so that while a step is captured all take the same."""
-        if self.captures.capturing:
-            return 0.0
-        event, repeats = self._cupy.cuda.Event, 4
-        call()  # the first may load its code
-        start, stop = event(), event()
-        start.record(self._cupy.cuda.get_current_stream())
-        for _ in range(repeats):
-            call()
-        stop.record(self._cupy.cuda.get_current_stream())
-        stop.synchronize()
-        return float(self._cupy.cuda.get_elapsed_time(start, stop)) / repeats / 1000
+        return 0.0 if self.captures.capturing else timed(self, call)
 
     def only_once(self, reason: str, passing: bool = False) -> None:
         """What runs now is for Python alone to know: a step that it is part of cannot be captured.

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +87,10 @@ class CapturedStep(RepeatedStep):
         """Capture the step, and launch it."""
         b = self.backend
         held = [self._copied(batch) for batch in self.prepare(batches)]
-        pool = _pool(b.xp)
+        pool = own_pool(b.xp)
         b.xp.get_default_memory_pool().free_all_blocks()  # what steps run as they are have left there
         try:
-            graph, outputs = self._capture(held, pool)
+            graph, outputs = captured(b, lambda: self.step(held), pool)
         except Exception as error:
             reason = _reason(error)
         else:
@@ -100,22 +101,6 @@ class CapturedStep(RepeatedStep):
             b.captures.say(f"{self.name} are not captured as a CUDA graph, and are slower: {reason}")
         return self.step(held), reason
 
-    def _capture(self, held: Batches, pool: Any) -> tuple[Any, Outputs]:
-        stream = self.backend.stream
-        # What is garbage may wait for the device when it goes: libraries, graphs and modules of another backend.
-        with garbage.kept(), self.backend.xp.cuda.using_allocator(pool.malloc):
-            stream.begin_capture()
-            self.backend.captures.capturing = True
-            try:
-                outputs = self.step(held)
-            except BaseException:
-                with suppress(Exception):  # the capture is invalid, which its end says again
-                    stream.end_capture()
-                raise
-            finally:
-                self.backend.captures.capturing = False
-            return stream.end_capture(), outputs
-
     def _copied(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self._copied(a) if isinstance(a, Mapping) else a.copy(order="C") for name, a in batch.items()}
 
@@ -124,7 +109,53 @@ def _warn(line: str) -> None:
     warnings.warn(line, RuntimeWarning, stacklevel=2)
 
 
-def _pool(cupy: Any) -> Any:
+def captured(b: CudaBackend, work: Callable[[], Any], pool: Any) -> tuple[Any, Any]:
+    """A graph of what `work` does on the backend's stream, on memory of `pool`; and what it returned."""
+    stream = b.stream
+    # What is garbage may wait for the device when it goes: libraries, graphs and modules of another backend.
+    with garbage.kept(), b.xp.cuda.using_allocator(pool.malloc):
+        stream.begin_capture()
+        b.captures.capturing = True
+        try:
+            result = work()
+        except BaseException:
+            with suppress(Exception):  # the capture is invalid, which its end says again
+                stream.end_capture()
+            raise
+        finally:
+            b.captures.capturing = False
+        return stream.end_capture(), result
+
+
+def timed(b: CudaBackend, call: Callable[[], None], repeats: int = 8) -> float:
+    """How many seconds the GPU takes for a call. Waits.
+
+    It is timed within a graph, as it will be run: what is small Python launches more slowly than the GPU does it.
+    """
+    call()  # the first may load its code, and choose
+
+    def again() -> None:
+        for _ in range(repeats):
+            call()
+
+    pool = own_pool(b.xp)
+    try:
+        graph, _ = captured(b, again, pool)
+    except Exception:  # what cannot be captured: the step it is part of will say so
+        run = again
+    else:
+        run = partial(graph.launch, b.stream)
+    event = b.xp.cuda.Event
+    start, stop = event(), event()
+    run()  # the first launch brings a graph to the GPU
+    start.record(b.stream)
+    run()
+    stop.record(b.stream)
+    stop.synchronize()
+    return float(b.xp.cuda.get_elapsed_time(start, stop)) / repeats / 1000
+
+
+def own_pool(cupy: Any) -> Any:
     """Memory for one graph. When the GPU is full a pool of CuPy's gives back what is free at that moment, which work
     that is captured already will write to: this one gives nothing back."""
     held: list[Any] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import weakref
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tests.kernels.cuda.device import ORDERS, CudaBackend, TestDevice, doubles
 from tests.kernels.cuda.rows import needs_compiler
 
 pytestmark = needs_compiler
+SECONDS = CudaBackend.seconds  # which is not measured inside the doubles unless asked for
 
 
 def step_of(device, precision="float32", kernels="auto", loss=None, **options):
@@ -145,7 +147,7 @@ def test_a_graphs_pool_gives_nothing_back_while_it_lives():
     cuda = types.SimpleNamespace(
         Memory=Memory, MemoryPointer=lambda memory, offset: memory, MemoryPool=lambda grow: grow
     )
-    pool = capture._pool(types.SimpleNamespace(cuda=cuda))
+    pool = capture.own_pool(types.SimpleNamespace(cuda=cuda))
     pool(512)
     pool(1024)  # neither is in use any more
     assert all(memory() is not None for memory in made)
@@ -153,11 +155,42 @@ def test_a_graphs_pool_gives_nothing_back_while_it_lives():
     assert not any(memory() is not None for memory in made)
 
 
-def test_a_call_is_timed_by_events_behind_a_first_one():
-    device = TestDevice()
-    seconds, calls = CudaBackend.seconds, []
-    assert seconds(device, lambda: calls.append(0)) == 1.0 / 4 / 1000  # the double says a millisecond
-    assert len(calls) == 5
+def test_a_call_is_timed_within_a_graph_as_it_will_be_run():
+    with doubles() as cupy:
+        device, calls = load(), []
+        x = device.xp.zeros(3)
+
+        def call():
+            calls.append(device.captures.capturing)
+            x[...] += 1
+
+        with device.running():
+            assert capture.timed(device, call, 4) == 1.0 / 4 / 1000  # the double says a millisecond
+        assert calls == [False, True, True, True, True]
+        assert cupy.device.launches == 2
+        assert device.to_host(x).tolist() == [9.0] * 3, "once at first, and two launches of four"
+
+
+def test_a_training_in_which_all_is_timed_is_the_same():
+    with doubles():
+        wanted = train(step_of("cuda"))
+    with doubles() as cupy, mock.patch.object(CudaBackend, "seconds", SECONDS):
+        found = train(step_of("cuda"))
+        assert cupy.device.launches > 3 + 2 * 8, "the algorithms of products, at least"
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+def test_what_cannot_be_captured_is_timed_as_it_is():
+    device, calls = TestDevice(), []
+
+    def call():
+        calls.append(device.captures.capturing)
+        device.only_once("it is for Python alone to know")
+
+    with device.running():
+        assert capture.timed(device, call, 4) == 1.0 / 4 / 1000
+    assert calls == [False, True] + [False] * 8
 
 
 def test_a_learning_rate_and_arrays_on_the_device_reach_a_captured_step():
