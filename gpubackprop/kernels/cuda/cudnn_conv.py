@@ -1,4 +1,7 @@
-"""Convolutions by cuDNN: arrays as they lie here, images channels last and weights (*K, C/G, O), nothing copied.
+"""Convolutions by cuDNN: images as they lie here, channels last, and weights (*K, C/G, O) copied to (O, *K, C/G).
+
+Of filters cuDNN knows that order and (O, C/G, *K). Any other that is described to it by strides it takes, without a
+word, for the former: its plans have then neither another kernel nor the scratch memory to turn the filter.
 
 Letters as in ops/conv.py. Along one axis it is a convolution of images one cell high.
 """
@@ -59,7 +62,7 @@ class Convolution(NamedTuple):
 def convolution(
     image: Sequence[int], weight: Sequence[int], out: Sequence[int], dtype: Any, options: Mapping[str, Any]
 ) -> Convolution:
-    """Of images (N, *S, C) to (N, *P, O) = `out`, weight (*K, C/G, O)."""
+    """Of images (N, *S, C) to (N, *P, O) = `out`, weight (*K, C/G, O), which cuDNN gets as `_out_first`."""
     stride, padding, dilation = ([*options[name]] for name in ("stride", "padding", "dilation"))
     if len(stride) == 1:
         stride, dilation, padding = [1, *stride], [1, *dilation], [(0, 0), *padding]
@@ -71,13 +74,29 @@ def convolution(
         ("stride", tuple(stride)),
         ("dilation", tuple(dilation)),
     )
-    channels_second, out_first = (0, n + 1, *range(1, n + 1)), (n + 1, n, *range(n))
+    *kernel, c, o = weight
+    channels_second = (0, n + 1, *range(1, n + 1))
     return Convolution(
         operand(image, channels_second, dtype),
-        operand(weight, out_first, dtype),
+        operand((o, *kernel, c), channels_second, dtype),
         operand(out, channels_second, dtype),
         windows,
     )
+
+
+def _out_first(b: CudaBackend, weight: Array) -> Array:
+    """weight (*K, C/G, O) -> (O, *K, C/G)."""
+    turned: Array = b.contiguous(weight.transpose(weight.ndim - 1, *range(weight.ndim - 1)))
+    return turned
+
+
+def _weight_gradient(b: CudaBackend, graph: Graph, image: Array, map: Array, weight: Array, slot: Slot) -> Array:
+    """dweight (*K, C/G, O), of `wgrad`."""
+    *kernel, c, o = weight.shape
+    found, dweight = b.empty((o, *kernel, c), weight.dtype), b.out(slot, weight.shape, weight.dtype)
+    b.compute(graph, image, map, found)
+    b.assign(dweight, found.transpose(*range(1, weight.ndim), 0))
+    return dweight
 
 
 def _bias(image: Operand) -> Operand:
@@ -96,24 +115,23 @@ def _conv(x: Array, weight: Array, options: Mapping[str, Any]) -> tuple[Convolut
 def conv_forward(b: CudaBackend, x: Array, weight: Array, bias: Array | None, **options: Any) -> tuple[Array, Any]:
     """As ops/conv.py."""
     passes, shape = _conv(x, weight, options)
-    y = b.empty(shape, x.dtype)
+    y, turned = b.empty(shape, x.dtype), _out_first(b, weight)
     if bias is None:
-        b.compute(passes.fprop(), x, weight, y)
+        b.compute(passes.fprop(), x, turned, y)
     else:
-        b.compute(passes.fprop(_bias(passes.map)), x, weight, bias, y)
-    return y, (x, weight, passes)
+        b.compute(passes.fprop(_bias(passes.map)), x, turned, bias, y)
+    return y, (x, weight, turned, passes)
 
 
 def conv_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """As ops/conv.py."""
-    x, weight, passes = saved
+    x, weight, turned, passes = saved
     dx = dweight = None
     if slots[0].wanted:
         dx = b.out(slots[0], x.shape, x.dtype)
-        b.compute(passes.dgrad(), dy, weight, dx)
+        b.compute(passes.dgrad(), dy, turned, dx)
     if slots[1].wanted:
-        dweight = b.out(slots[1], weight.shape, weight.dtype)
-        b.compute(passes.wgrad(), x, dy, dweight)
+        dweight = _weight_gradient(b, passes.wgrad(), x, dy, weight, slots[1])
     return dx, dweight, _bias_gradient(b, dy, slots[2])
 
 
@@ -130,23 +148,22 @@ def conv_transpose_forward(
 ) -> tuple[Array, Any]:
     """As ops/conv.py."""
     passes, shape = _conv_transpose(x, weight, options)
-    y = b.empty(shape, x.dtype)
-    b.compute(passes.dgrad(), x, weight, y)
+    y, turned = b.empty(shape, x.dtype), _out_first(b, weight)
+    b.compute(passes.dgrad(), x, turned, y)
     if bias is not None:  # cuDNN fuses it on some GPUs and for some sizes only
         y += bias
-    return y, (x, weight, passes)
+    return y, (x, weight, turned, passes)
 
 
 def conv_transpose_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """As ops/conv.py."""
-    x, weight, passes = saved
+    x, weight, turned, passes = saved
     dx = dweight = None
     if slots[0].wanted:
         dx = b.out(slots[0], x.shape, x.dtype)
-        b.compute(passes.fprop(), dy, weight, dx)
+        b.compute(passes.fprop(), dy, turned, dx)
     if slots[1].wanted:
-        dweight = b.out(slots[1], weight.shape, weight.dtype)
-        b.compute(passes.wgrad(), dy, x, dweight)
+        dweight = _weight_gradient(b, passes.wgrad(), dy, x, weight, slots[1])
     return dx, dweight, _bias_gradient(b, dy, slots[2])
 
 

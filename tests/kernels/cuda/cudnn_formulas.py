@@ -42,6 +42,7 @@ def refuse(name: str, operands: dict[str, Any], attributes: dict[str, Any], resu
         image = operands.get("image") or results[0]
         weight, loss = operands.get("weight") or results[0], operands.get("loss") or results[0]
         needed(image.dim[1] % weight.dim[1] == 0, "channels")
+        assert _known_filter(weight), "cuDNN would not refuse such strides, but read the filter as (O, *K, C)"
         if loss.dim:
             needed(weight.dim[0] == loss.dim[1], "channels")
             needed(_places(image.dim[2:], weight.dim[2:], attributes) == loss.dim[2:], "sizes")
@@ -74,6 +75,14 @@ def _cells(padded: Any, kernel: Any, places: Any, windows: dict[str, Any]) -> An
 def _padded(image: Any, windows: dict[str, Any]) -> Any:
     around = list(zip(windows["pre_padding"], windows["post_padding"], strict=True))
     return np.pad(image, [(0, 0), (0, 0), *around])
+
+
+def _known_filter(weight: Any) -> bool:
+    """Whether a filter (O, C, *K) lies as (O, *K, C) or as (O, C, *K); an axis of one may stand anywhere."""
+    longer = [axis for axis, size in enumerate(weight.dim) if size > 1]
+    lies = sorted(longer, key=lambda axis: -weight.stride[axis])
+    orders = [0, *range(2, len(weight.dim)), 1], [*range(len(weight.dim))]
+    return lies in ([axis for axis in order if axis in longer] for order in orders)
 
 
 def _split(array: Any, groups: int, axis: int) -> Any:
