@@ -10,6 +10,8 @@ from gpubackprop.kernels.cuda.kernel import KERNELS
 from gpubackprop.tape import SKIP, Op, Slot
 
 WAYS = ("cudnn", "kernel", "fused", "apart")
+#: How cuBLASLt says that it cannot do an epilogue. A call that is wrong without one as well fails again, apart.
+NOT_THERE = (Status.NOT_SUPPORTED, Status.INVALID_VALUE, Status.ARCH_MISMATCH)
 
 
 def own_kernel(op: Op, arrays: Sequence[Any], options: Mapping[str, Any]) -> Op | None:
@@ -38,7 +40,7 @@ class Choices:
             try:
                 fused()
             except StatusError as error:
-                if error.status != Status.NOT_SUPPORTED:
+                if error.status not in NOT_THERE:
                     raise
                 self.found[where] = "apart"  # an earlier run's library may have had it
             else:

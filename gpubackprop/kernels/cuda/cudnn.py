@@ -91,6 +91,8 @@ class Cudnn:
     ) -> None:
         self._library, self._address, self._empty, self._stream = library, address, empty, stream
         self._handle, self._device, self._folder = handle, device, folder
+        #: How the library says that it has no plan; ValueError where it finds shapes that do not fit.
+        self._refusals = library.cudnnGraphNotSupportedError, RuntimeError, ValueError
         self.version: str = library.backend_version_string()
         self._machine = f"{library.__version__} {self.version} {machine} {_sources()}"
         self._plans: dict[str, dict[Graph, Plan | None]] = {}
@@ -115,7 +117,7 @@ class Cudnn:
         if graph not in self.plans:
             try:
                 self.plans[graph] = self._read(graph) or self._build(graph)
-            except (self._library.cudnnGraphNotSupportedError, RuntimeError) as error:
+            except self._refusals as error:
                 self.plans[graph] = None
                 self.refused[graph] = (str(error) or type(error).__name__).splitlines()[0]
         return self.plans[graph]
@@ -184,7 +186,7 @@ class Cudnn:
         try:
             kept.deserialize([*file.read_bytes()])
             return Plan(kept, kept.get_workspace_size())
-        except (self._library.cudnnGraphNotSupportedError, RuntimeError, OSError):  # cut short, say: it is made anew
+        except (*self._refusals, OSError):  # cut short, say: it is made anew
             return None
 
     def _keep(self, graph: Graph, described: Any) -> None:
@@ -196,7 +198,7 @@ class Cudnn:
             file.parent.mkdir(parents=True, exist_ok=True)
             unfinished.write_bytes(bytes(described.serialize()))
             unfinished.replace(file)
-        except (self._library.cudnnGraphNotSupportedError, RuntimeError, OSError):
+        except (*self._refusals, OSError):
             return  # it is only quicker with a file
 
 

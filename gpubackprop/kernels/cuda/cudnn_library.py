@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,18 @@ def import_cudnn() -> Any:
         import cudnn
     except ImportError as error:
         raise DeviceError(f"no cuDNN: nvidia-cudnn-frontend is missing ({error}); {INSTALL}") from error
+    except Exception as error:  # it opens the library: OSError, and AssertionError where there are two
+        raise DeviceError(f"no cuDNN: {_cannot_be_loaded(error)}") from error
     try:
         cudnn.backend_version_string()
     except Exception as error:  # the binding's own classes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DeviceError(
-            f"no cuDNN: its library, nvidia-cudnn-cu13 or -cu12, can't be loaded ({reason}); {INSTALL}"
-        ) from error
+        raise DeviceError(f"no cuDNN: {_cannot_be_loaded(error)}") from error
     return cudnn
+
+
+def _cannot_be_loaded(error: Exception) -> str:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return f"its library, nvidia-cudnn-cu13 or -cu12, can't be loaded ({reason}); {INSTALL}"
 
 
 def describe() -> str:
@@ -37,10 +42,15 @@ def describe() -> str:
 
 
 def cudnn_for(cupy: Any, index: int) -> Cudnn | None:
-    """cuDNN on GPU number `index`, the current one, None where it is not installed: `describe` says why."""
+    """cuDNN on GPU number `index`, the current one, None where it cannot be used: `describe` says why, or a warning."""
     try:
         library = import_cudnn()
     except DeviceError:
+        return None
+    try:
+        handle = library.create_handle()
+    except Exception as error:  # the binding's own classes: a library that is too old for the driver, say
+        warnings.warn(f"no cuDNN: it does not start ({error}); own kernels run in its place", RuntimeWarning, 2)
         return None
     properties = cupy.cuda.runtime.getDeviceProperties(index)
     capability = f"{properties['major']}.{properties['minor']}"
@@ -50,6 +60,6 @@ def cudnn_for(cupy: Any, index: int) -> Cudnn | None:
         empty=lambda count: cupy.empty((count,), np.uint8),
         stream=lambda: int(cupy.cuda.get_current_stream().ptr),
         machine=f"{properties['name'].decode()} {capability} {properties['multiProcessorCount']}",
-        handle=library.create_handle(),
+        handle=handle,
         folder=kept_plans(),
     )

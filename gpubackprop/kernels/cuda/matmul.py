@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from ctypes import byref, c_double, c_float, c_int, c_void_p
+from math import inf
 
 from gpubackprop.backend import Array
 from gpubackprop.kernels.cuda.cublaslt import (
@@ -194,11 +195,13 @@ class Multiplier:
         plan.algorithm = candidates[0]
         if self._timer is None or len(candidates) == 1:
             return
-        seconds = []
+        seconds: list[float] = []
         for plan.algorithm in candidates:
-            seconds.append(
-                self._timer(lambda: plan(self._handle, *where, self._workspace, self._bytes, self._stream()))
-            )
+            try:
+                time = self._timer(lambda: plan(self._handle, *where, self._workspace, self._bytes, self._stream()))
+            except StatusError:  # the library promised too much: the call behind this one says so if none works
+                time = inf
+            seconds.append(time)
         plan.algorithm = candidates[seconds.index(min(seconds))]
 
     def _name(self, product: Product) -> str:

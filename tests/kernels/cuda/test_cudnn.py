@@ -267,6 +267,26 @@ def test_what_is_there_in_a_line(monkeypatch):
         cudnn_library.import_cudnn()
 
 
+def test_one_that_cannot_be_opened_or_does_not_start_is_done_without(monkeypatch):
+    class Broken:
+        """A finder of modules: the package opens its library when it is imported."""
+
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "cudnn":
+                raise AssertionError("two libraries")
+
+    with doubles(cudnn=CudnnDouble()):
+        monkeypatch.setattr(CudnnDouble, "create_handle", lambda self: 1 / 0)
+        with pytest.warns(RuntimeWarning, match="no cuDNN: it does not start \\(division by zero\\); own kernels"):
+            assert cuda.load().cudnn is None
+    with doubles():
+        monkeypatch.delitem(sys.modules, "cudnn")
+        monkeypatch.setattr(sys, "meta_path", [Broken, *sys.meta_path])
+        assert cuda.load().cudnn is None
+        assert "can't be loaded (two libraries); install" in cudnn_library.describe()
+
+
 def train(device):
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.ConvTranspose2d(8, 4, 2, stride=2)]
     model = nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Linear(4, 3))

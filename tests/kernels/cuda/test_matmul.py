@@ -279,6 +279,25 @@ def test_the_quickest_of_the_first_is_taken_and_can_be_adopted(double: CublasLtD
     np.testing.assert_array_equal(out, np.ones((4, 4)) + np.eye(4))
 
 
+def test_an_algorithm_that_fails_when_it_is_tried_is_not_taken(double: CublasLtDouble, memory: Memory) -> None:
+    broken = {2}
+
+    def timer(call: Callable[[], None]) -> float:
+        call()
+        if double.calls[-1].algorithm in broken:
+            raise StatusError("cublasLtMatmul", Status.NOT_SUPPORTED)
+        return 1.0
+
+    def multiplied() -> int:
+        multiply = Multiplier(Library(double), memory.address, memory.workspace, 4 * UNIT, timer=timer)
+        multiply(*(memory.put(np.eye(4, dtype="float32")) for _ in range(2)), memory.take((4, 4), np.float32))
+        return double.calls[-1].algorithm
+
+    assert multiplied() == 1
+    broken.add(1)
+    assert multiplied() == 0
+
+
 @pytest.mark.parametrize(("size", "algorithm"), [(0, 0), (UNIT, 1), (4 * UNIT, 2)])
 def test_workspace_bounds_the_choice(double: CublasLtDouble, memory: Memory, size: int, algorithm: int) -> None:
     a, b = (memory.put(np.eye(4, dtype="float32")) for _ in range(2))
