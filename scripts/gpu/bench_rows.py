@@ -1,7 +1,8 @@
 """Training steps beside PyTorch's on the GPU: python -m scripts.gpu.bench_rows, as worker.py runs it.
 
 An item is a workload in a precision beside one of PyTorch's ways to run it: two processes that make steps in turn. All
-workloads come first beside eager PyTorch, then beside torch.compile, then beside its max-autotune, which takes minutes.
+workloads come first beside eager PyTorch, then beside torch.compile, then beside its max-autotune, which takes minutes;
+whether a step waits for the GPU is looked at in the end.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,12 +26,13 @@ from scripts.gpu import ROOT, gemm
 from scripts.gpu.machine import there
 from scripts.gpu.record import FAILED, NOT_RUN, PASSED, Item
 from scripts.gpu.worker import Lines
-from scripts.gpu.workloads import WORKLOADS, task_of
+from scripts.gpu.workloads import CONVOLUTIONAL, WORKLOADS, task_of
 
-ONLY, DEVICE = "GPU_CHECK_ONLY", "GPU_CHECK_DEVICE"  #: what the parent says: one workload; cpu for tests of this file
+#: What the parent says: one workload; cpu for tests of this file; names of what is to be done behind the rest.
+ONLY, DEVICE, LATE = "GPU_CHECK_ONLY", "GPU_CHECK_DEVICE", "GPU_CHECK_LATE"
 OURS = "gpubackprop"
 PRECISIONS = ("tf32", "bfloat16")
-VARIANTS = ("eager", "compile", "max-autotune")
+VARIANTS = ("eager", "channels_last", "compile", "max-autotune")
 ALONE = "alone"  #: where there is no PyTorch
 ROUNDS, SLICE = 5, 0.4  #: slices of each, and seconds of one; none of it tuned
 
@@ -51,9 +53,14 @@ class Row:
 
 def rows(only: str | None, device: str) -> list[Row]:
     """In order."""
-    first = (["waits"] if device != "cpu" else []) + ([] if there("torch") else [ALONE])
+    first = () if there("torch") else (ALONE,)
     found = [Row(w, p, v) for v in (*first, *VARIANTS) for p in PRECISIONS for w in WORKLOADS]
-    return [row for row in found if only in (None, row.workload)]
+    found += [Row(w, p, "waits") for p in PRECISIONS for w in WORKLOADS if device != "cpu"]
+    return [
+        row
+        for row in found
+        if only in (None, row.workload) and (row.variant != "channels_last" or row.workload in CONVOLUTIONAL)
+    ]
 
 
 class Bench:
@@ -170,9 +177,9 @@ def waited(found: dict[str, Any]) -> Item:
     return {"status": PASSED, **found}
 
 
-def tell(lines: Lines, bench: Bench, wanted: list[Row]) -> None:
-    """Do what is left."""
-    left = [row for row in wanted if row.name not in lines.done]
+def tell(lines: Lines, bench: Bench, wanted: list[Row], late: Sequence[str] = ()) -> None:
+    """Do what is left, what is `late` behind the rest."""
+    left = sorted((row for row in wanted if row.name not in lines.done), key=lambda row: row.name in late)
     lines.say(total=len(wanted))
     for precision in dict.fromkeys(row.precision for row in left):
         name = f"peak {precision}"
@@ -195,7 +202,8 @@ def main() -> None:
     only, device = os.environ.get(ONLY) or None, os.environ.get(DEVICE, "cuda")
     with tempfile.TemporaryDirectory(prefix="gpubackprop-bench-") as name:
         lines = Lines()
-        tell(lines, Bench(lines, device, Path(name)), rows(only, device))
+        late = json.loads(os.environ.get(LATE) or "[]")
+        tell(lines, Bench(lines, device, Path(name)), rows(only, device), late)
 
 
 if __name__ == "__main__":

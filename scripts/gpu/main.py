@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import secrets
 import sys
@@ -37,6 +38,7 @@ class Call:
     part: str
     only: str | None
     seed: int
+    late: Sequence[str] = ()  #: what an earlier call could not run or had no time for, which is done behind the rest
     python: Mapping[str, str] = field(default_factory=dict)  #: variables for all workers
 
 
@@ -51,8 +53,8 @@ def stages(call: Call) -> list[Stage]:
     if call.part == "kernels":
         around = {"GPU_CHECK_SEED": str(call.seed), "GPU_CHECK_ONLY": call.only or "", **call.python}
         return [Stage("kernels", Work(["-m", "scripts.gpu.kernel_rows"], 120, around), ("numpy",))]
-    around = {"GPU_CHECK_ONLY": call.only or "", **call.python}
-    return [Stage("bench", Work(["-m", "scripts.gpu.bench_rows"], 3600, around), ("numpy", "pydantic", "ruamel.yaml"))]
+    around = {"GPU_CHECK_ONLY": call.only or "", "GPU_CHECK_LATE": json.dumps([*call.late]), **call.python}
+    return [Stage("bench", Work(["-m", "scripts.gpu.bench_rows"], 300, around), ("numpy", "pydantic", "ruamel.yaml"))]
 
 
 def perform(call: Call, record: Record, budget: Budget, say: Say) -> str | None:
@@ -140,7 +142,8 @@ def main(given: Sequence[str], description: str = "") -> int:
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     if asked.part == "kernels":
         say(f"seed {seed}")
-    left = perform(Call(asked.part, asked.only, seed), record, Budget(60 * asked.minutes), say)
+    late = [name for name, item in record.items(asked.part).items() if item["status"] == NOT_RUN]
+    left = perform(Call(asked.part, asked.only, seed, late), record, Budget(60 * asked.minutes), say)
     print(report.text(record, asked.part))
     if left == NOTHING:
         say(f"gpu_check: --only {asked.only}: nothing in part {asked.part} is called so")

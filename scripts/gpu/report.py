@@ -10,7 +10,7 @@ from typing import Any
 from scripts.gpu.record import FAILED, NOT_RUN, PASSED, Item, Record
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-VARIANTS = ("eager", "compile", "max-autotune")
+VARIANTS = ("eager", "channels_last", "compile", "max-autotune")
 LIMIT = 1.15  #: of ours / best PyTorch, for one workload
 HEADS = (
     *(
@@ -18,6 +18,7 @@ HEADS = (
         "precision",
         "ours, ms",
         "eager, ms",
+        "channels_last, ms",
         "compile, ms",
         "max-autotune, ms",
         "ours / best",

@@ -50,6 +50,7 @@ WORKLOADS: dict[str, Workload] = {
         batch=16,
     ),
 }
+CONVOLUTIONAL = ("lenet", "resnet20", "resnet18")  #: those in which it matters how images lie in memory
 
 
 @cache

@@ -14,7 +14,8 @@ from typing import Any
 from gpubackprop.run.bench.process import CannotError, serve
 from gpubackprop.run.bench.task import Task
 
-#: Of images channels_last alone can be quicker; max-autotune measures kernels, and on a GPU replays graphs of them.
+#: Of images channels_last can be quicker; on a GPU the compiled variants are so too. max-autotune measures kernels, and
+#: replays graphs of them there.
 VARIANTS = ("eager", "channels_last", "compile", "max-autotune")
 _OPTIMIZERS = {
     "sgd": "SGD",
@@ -69,7 +70,8 @@ class Twin:
         translation = Translation(torch, task.weights, rank)
         self.task, self.training = task, training
         self.model = translation.model(config["model"])
-        self.images = torch.channels_last if variant == "channels_last" else torch.contiguous_format
+        last = variant == "channels_last" or (self.device.type == "cuda" and variant != "eager" and rank == 4)
+        self.images = torch.channels_last if last else torch.contiguous_format
         self.model.to(self.device, memory_format=self.images)
         self.optimizer = self._optimizer(dict(config["optimizer"]))
         self._loss, self._loss_options = self._loss_of(dict(config["loss"]))

@@ -28,17 +28,29 @@ def test_every_workload_in_every_precision_beside_every_way(monkeypatch):
     assert tuple(WORKLOADS) == main.WORKLOADS
     monkeypatch.setattr(bench_rows, "there", lambda module: True)
     found = rows(None, "cuda")
-    assert len(found) == len({row.name for row in found}) == 8 * 2 * 4
-    assert {row.variant for row in found[:16]} == {"waits"}
-    assert {row.variant for row in found[-16:]} == {"max-autotune"}, "what takes longest comes last"
-    assert [row.name for row in rows("gpt", "cuda")][:3] == ["gpt tf32 waits", "gpt bfloat16 waits", "gpt tf32 eager"]
+    assert len(found) == len({row.name for row in found}) == 8 * 2 * 4 + 3 * 2
+    assert {row.variant for row in found[-16:]} == {"waits"}, "in which nothing is compared"
+    assert {row.variant for row in found[-32:-16]} == {"max-autotune"}, "what takes longest comes last of the rest"
+    assert [row.name for row in rows("gpt", "cuda")][:3] == ["gpt tf32 eager", "gpt bfloat16 eager", "gpt tf32 compile"]
+    assert len(rows("lenet", "cuda")) == 2 * 5
     monkeypatch.setattr(bench_rows, "there", lambda module: False)
-    assert len(rows(None, "cuda")) == 8 * 2 * 5
+    assert len(rows(None, "cuda")) == 8 * 2 * 5 + 3 * 2
     without = Bench(Lines(), "cuda", None).row(Row("gpt", "tf32", "compile"))
     assert without == {
         **{"status": "not run", "reason": "PyTorch is not installed"},
         **{"workload": "gpt", "precision": "tf32", "variant": "compile"},
     }
+
+
+def test_what_an_earlier_call_had_no_time_for_is_done_behind_the_rest(monkeypatch):
+    monkeypatch.setattr(Bench, "peak", lambda self, precision: {"status": "passed"})
+    monkeypatch.setattr(Bench, "row", lambda self, row: {"status": "passed"})
+    wanted, lines = (
+        [Row("gpt", "tf32", way) for way in ("eager", "compile", "max-autotune")],
+        Lines(["gpt tf32 compile"]),
+    )
+    tell(lines, Bench(lines, "cuda", None), wanted, ["gpt tf32 eager"])
+    assert [line["item"] for line in lines.said if "item" in line][1:] == ["gpt tf32 max-autotune", "gpt tf32 eager"]
 
 
 @pytest.mark.parametrize("name", [name for name in WORKLOADS if name not in ("gpt", "big", "resnet18")])

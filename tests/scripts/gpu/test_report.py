@@ -55,11 +55,11 @@ def test_steps_beside_pytorch(record):
     assert table[0] == list(report.HEADS)
     gpt, mlp, lenet = (next(row for row in table if row[0] == name) for name in ("gpt", "mlp", "lenet"))
     assert gpt == [
-        *("gpt", "bfloat16", "20 (18–24)", "40", "25", "–", "0.800 (0.720–0.960)", "0.500"),
+        *("gpt", "bfloat16", "20 (18–24)", "40", "–", "25", "–", "0.800 (0.720–0.960)", "0.500"),
         *("200", "25.0%", "1.00", "3.00", "no"),
     ]
-    assert mlp[6:8] == ["1.250 (1.125–1.500)", "1.250"]
-    assert lenet[2:8] == ["3 (2.7–3.6)", "–", "–", "–", "–", "–"]
+    assert mlp[7:9] == ["1.250 (1.125–1.500)", "1.250"]
+    assert lenet[2:9] == ["3 (2.7–3.6)", *"––––––"]
     text = "\n".join(lines)
     assert "geometric mean of ours / best PyTorch 1.000; above 1.15: mlp bfloat16" in text
     assert "geometric mean of ours / eager 0.791" in text
