@@ -22,6 +22,11 @@ SHAPES = {"digits": (8, 8, 1), "idx": (28, 28, 1), "cifar": (32, 32, 3)}  #: of 
 #: Data sources that make their samples themselves: fewer of them.
 MADE = {"synthetic": {"data.samples": 40, "data.test": 10}, "digit_scenes": {"data.samples": 40, "data.test": 10}}
 STEPS, BATCH, CLASSES = 2, 8, 10
+LARGE = ("cifar_resnet20", "resnet18", "shakespeare_lstm", "unet")
+each_config = pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in LARGE else ()) for path in CONFIGS],
+)
 
 
 class Losses(list):
@@ -111,7 +116,7 @@ def test_two_steps_on_the_double_of_a_gpu_equal_those_of_the_cpu(path, folder, m
         np.testing.assert_allclose(found_weights[key], value, rtol=limit, atol=limit, err_msg=key)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@each_config
 def test_two_steps_on_the_cpu_and_on_the_strict_device_agree(path, folder, monkeypatch):
     monkeypatch.setenv("GBP_DATA", str(folder))
     losses, validation, weights = train(path, "cpu")
@@ -126,7 +131,7 @@ def test_two_steps_on_the_cpu_and_on_the_strict_device_agree(path, folder, monke
     assert train(path, "cpu", "auto")[0] == pytest.approx(losses, rel=1e-3)  # kernels round differently
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@each_config
 def test_two_steps_in_short_precisions_are_about_those_in_float32(path, folder, monkeypatch):
     monkeypatch.setenv("GBP_DATA", str(folder))
     wanted, evaluated, _ = train(path, "cpu")

@@ -43,6 +43,7 @@ def test_right_layers_pass():
     assert max(error for finding in found.values() for error in finding.errors.values()) <= 1e-5
 
 
+@pytest.mark.slow
 def test_every_layer_of_the_package_passes():
     for spec in table():
         layer, x, _ = draw(spec)

@@ -54,6 +54,7 @@ def _start(cache: Path, how: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_the_process_finds_a_part_compiled_and_trains_as_alone(tmp_path):
     begin, said, losses, count = _start(tmp_path / "alone", "alone")
     compiled = int(count.split()[0])
@@ -83,6 +84,7 @@ for number in range(3):
 """
 
 
+@pytest.mark.slow
 def test_the_copy_never_gets_out_of_the_step(tmp_path):
     seen, root = tmp_path / "seen", Path(__file__).parents[2]
     env = {**os.environ, "GPUBACKPROP_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(root)}
@@ -91,6 +93,7 @@ def test_the_copy_never_gets_out_of_the_step(tmp_path):
     assert seen.read_text().split() == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_without_a_fork_the_step_runs_all_the_same(tmp_path):
     code = _TRAIN.replace("import os, sys", "import os, sys\ndef fork():\n    raise BlockingIOError\nos.fork = fork")
     env = {**os.environ, "GPUBACKPROP_CACHE": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}

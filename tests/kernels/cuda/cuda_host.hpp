@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <string>
@@ -53,13 +54,13 @@ constexpr size_t STACK = 128 << 10;
 
 struct Fiber {
   ucontext_t context;
-  std::vector<char> stack = std::vector<char>(STACK);
   State state;
   unsigned mask;   // of the warp operation that it waits in
   uint64_t value;  // what it shows to its warp there
 };
 
 inline std::vector<Fiber> fibers;
+inline std::unique_ptr<char[]> stacks;  // of all fibers; memory that no fiber reaches is never touched
 inline ucontext_t scheduler;
 inline int current, threads;
 inline std::function<void()> kernel;
@@ -87,7 +88,7 @@ inline void start(int t) {
   Fiber& f = fibers[t];
   f.state = READY;
   getcontext(&f.context);
-  f.context.uc_stack.ss_sp = f.stack.data();
+  f.context.uc_stack.ss_sp = stacks.get() + t * STACK;
   f.context.uc_stack.ss_size = STACK;
   f.context.uc_link = nullptr;
   makecontext(&f.context, entry, 0);
@@ -185,7 +186,10 @@ inline void launch(const unsigned* size, Order order, unsigned seed) {
   gridDim = {size[0], size[1], size[2]};
   blockDim = {size[3], size[4], size[5]};
   threads = blockDim.x * blockDim.y * blockDim.z;
-  if (fibers.size() < static_cast<size_t>(threads)) fibers = std::vector<Fiber>(threads);
+  if (fibers.size() < static_cast<size_t>(threads)) {
+    fibers = std::vector<Fiber>(threads);
+    stacks.reset(new char[threads * STACK]);
+  }
   std::mt19937 random(seed);
   for (unsigned z = 0; z < gridDim.z; z++)
     for (unsigned y = 0; y < gridDim.y; y++)

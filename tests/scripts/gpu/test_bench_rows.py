@@ -79,6 +79,7 @@ def test_the_gpt_is_gpt_2s_smallest(monkeypatch):
 
 
 @pytest.mark.oracle
+@pytest.mark.slow
 def test_a_row_on_a_cpu(tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs PyTorch, the [oracle] extra")
     monkeypatch.setattr(bench_rows, "ROUNDS", 1)
