@@ -51,6 +51,12 @@ struct Computed<float16> { using type = float; };
 template <typename T>
 using Acc = typename Computed<T>::type;
 
+// The largest finite number, and the one below all others.
+template <typename A>
+__device__ A largest() { return sizeof(A) == 8 ? A(1.7976931348623157e308) : A(3.4028234663852886e38); }
+template <typename A>
+__device__ A lowest() { return -largest<A>(); }
+
 // A place in an array where a thread works on WIDTH numbers at once.
 template <int WIDTH>
 struct Place {
