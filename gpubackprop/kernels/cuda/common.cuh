@@ -155,3 +155,27 @@ template <typename T>
 __device__ T block_sum(T value) {
   return block_join<Sum>(value);
 }
+
+// Of numbers x the largest, and Σ exp(x - peak), in one pass: a thread's own sum shrinks when it meets a larger one.
+template <typename A>
+struct Exponentials {
+  A peak = lowest<A>(), total = 0;
+
+  template <int WIDTH>
+  __device__ void add(const Pack<A, WIDTH>& x) {
+    A top = peak;
+    for (int k = 0; k < WIDTH; k++) top = Largest::join(top, x.at[k]);
+    if (top > peak) {
+      total *= exp(peak - top);
+      peak = top;
+    }
+    for (int k = 0; k < WIDTH; k++) total += exp(x.at[k] - peak);
+  }
+
+  // Those of a row of a block's threads, for each of them.
+  __device__ void join() {
+    const A top = block_join<Largest>(peak);
+    total = block_sum(total * exp(peak - top));
+    peak = top;
+  }
+};
