@@ -15,8 +15,12 @@ struct bfloat16 {
   unsigned short bits;
   bfloat16() = default;
   __device__ bfloat16(float x) {
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#else
     const unsigned word = Bits{x}.word;
     bits = x != x ? 0x7fff : (word + 0x7fff + (word >> 16 & 1)) >> 16;
+#endif
   }
   __device__ operator float() const {
     Bits wide;
