@@ -74,6 +74,11 @@ def test_more_numbers_than_a_grid_has_threads(monkeypatch, dtype):
         check(activation.gelu, [x], "reverse", {"approximate": approximate})
 
 
+@pytest.mark.parametrize(("itemsize", "wanted"), [(2, 128), (4, 256), (8, 512)])
+def test_each_thread_of_a_row_has_a_pack_of_it(itemsize, wanted):
+    assert grid.row_threads(1024, itemsize) == (wanted,)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_logits_as_large_as_they_come(dtype):
     x = np.array([[1e4, -1e4, 0.0], [-3e30, 1.0, 2.0], [80.0, 81.0, 79.0]], dtype)
