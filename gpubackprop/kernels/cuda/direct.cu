@@ -196,15 +196,16 @@ __global__ void weight_strips(const T* x, const T* dy, Acc<T>* partial, Windows 
   for (int t = 0; t < TAPS; t++) {
     if (t >= count) continue;
     for (int k = 0; k < WIDTH; k++) lines[threadIdx.x][k] = total[t].at[k];
-    __syncthreads();
-    if (line == 0) {
-      for (int k = 0; k < kept; k++) {
-        Acc<T> sum = 0;
-        for (int j = 0; j < height; j++) sum += lines[j * columns + threadIdx.x][k];
-        partial[(static_cast<long long>(blockIdx.y) * all + first + t) * outputs + start + k] = sum;
-      }
+    for (int left = height, half; left > 1; left = half) {
+      half = (left + 1) / 2;
+      __syncthreads();
+      if (line + half < left)
+        for (int k = 0; k < WIDTH; k++) lines[threadIdx.x][k] += lines[threadIdx.x + half * columns][k];
     }
-    __syncthreads();
+    if (line == 0)
+      for (int k = 0; k < kept; k++)
+        partial[(static_cast<long long>(blockIdx.y) * all + first + t) * outputs + start + k] = lines[threadIdx.x][k];
+    __syncthreads();  // the next tap writes to the same place
   }
 }
 
