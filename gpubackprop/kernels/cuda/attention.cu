@@ -3,10 +3,6 @@
 #include "common.cuh"
 #include "philox.cuh"
 
-// A finite number below all others.
-template <typename A>
-__device__ A lowest() { return sizeof(A) == 8 ? A(-1.7976931348623157e308) : A(-3.4028234663852886e38); }
-
 struct Query {
   long long sample, head, query;
 };

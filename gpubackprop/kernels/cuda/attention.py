@@ -95,7 +95,7 @@ def _attend(
         weights, factor = b.empty(shape, dtype), 1 / (1 - dropout) if dropout < 1 else 0.0
         random = *draws(b, samples, step, seed, stream), np.uint32(min(round(dropout * 2**32), 2**32 - 1))
     b.launch(
-        *(SOURCE, FORWARD.format(name), dtype, *rows_of_threads(n * h * t, s), scores),
+        *(SOURCE, FORWARD.format(name), dtype, *rows_of_threads(n * h * t, s, dtype.itemsize), scores),
         *(NULL if key_mask is None else key_mask, p, weights, *random, wide.type(factor), *sizes),
     )
     _multiply(b, weights if dropout else p, v, _heads_inside(y))
@@ -111,7 +111,8 @@ def _gradients(b: CudaBackend, kept: Kept, dy: Array, dq: Array | None, dk: Arra
         ds = dp if dp.dtype == dtype else b.empty(p.shape, dtype)
         weights = b.empty(p.shape, dtype) if dropped else NULL
         b.launch(
-            *(SOURCE, BACKWARD.format(str(dropped).lower()), dtype, *rows_of_threads(int(sizes[1]), p.shape[3])),
+            *(SOURCE, BACKWARD.format(str(dropped).lower()), dtype),
+            *rows_of_threads(int(sizes[1]), p.shape[3], dtype.itemsize),
             *(p, dp, y, dy, ds, weights, factor, *sizes, np.int64(y.shape[3])),
         )
         if dq is not None:

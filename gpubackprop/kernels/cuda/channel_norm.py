@@ -82,7 +82,7 @@ def statistics(b: CudaBackend, x: Array, norm: Norm) -> Statistics:
     found = Statistics(*(b.empty((norm.samples, norm.groups), wide) for _ in range(4)))
     b.launch(
         *(SOURCE, STATISTICS, x.dtype),
-        *((norm.samples * norm.groups,), row_threads(strips * norm.channels // norm.groups)),
+        *((norm.samples * norm.groups,), row_threads(strips * norm.channels // norm.groups, partial.itemsize)),
         *(partial, counts, *found, wide.type(norm.eps), np.int32(strips), channels, groups),
     )
     return found
@@ -119,7 +119,7 @@ def _sums(
     outputs = [NULL if each is None else each for each in affine]
 
     def add(samples: int, strips: int, groups: int, *to: Any) -> None:
-        size = (samples * groups,), row_threads(strips * norm.channels // groups)
+        size = (samples * groups,), row_threads(strips * norm.channels // groups, partial.itemsize)
         shape = np.int32(strips), np.int64(norm.channels), np.int32(groups)
         b.launch(SOURCE, ADD_STRIPS, kind, *size, partial, norm.weight, found.total, *to, *shape)
 

@@ -30,30 +30,24 @@ __global__ void forward(const T* logits, const long long* target, const T* class
   const long long row = blockIdx.x;
   const T* x = logits + row * classes;
   const bool wide = aligned(x, class_weight);
-  Acc<T> peak = x[0];
-  over_block<T>(classes, wide, [&](auto at) {
-    const auto pack = load(x, at);
-    for (int k = 0; k < at.width; k++) peak = Largest::join(peak, pack.at[k]);
-  });
-  peak = block_join<Largest>(peak);
-  Acc<T> total = 0, shifted = 0;
-  over_block<T>(classes, wide, [&](auto at) {
-    auto pack = load(x, at);
-    for (int k = 0; k < at.width; k++) {
-      pack.at[k] -= peak;
-      total += exp(pack.at[k]);
-    }
-    if (smoothing > 0) {
+  Exponentials<Acc<T>> parts;
+  over_block<T>(classes, wide, [&](auto at) { parts.add(load(x, at)); });
+  parts.join();
+  const Acc<T> peak = parts.peak, total = parts.total;
+  Acc<T> spread = 0;
+  if (smoothing > 0) {
+    Acc<T> shifted = 0;
+    over_block<T>(classes, wide, [&](auto at) {
+      auto pack = load(x, at);
+      for (int k = 0; k < at.width; k++) pack.at[k] -= peak;
       if (class_weight) {
         const auto factor = load(class_weight, at);
         for (int k = 0; k < at.width; k++) pack.at[k] *= factor.at[k];
       }
       for (int k = 0; k < at.width; k++) shifted += pack.at[k];
-    }
-  });
-  total = block_sum(total);
-  Acc<T> spread = 0;
-  if (smoothing > 0) spread = log(total) * mass_of(class_weight, classes) - block_sum(shifted);
+    });
+    spread = log(total) * mass_of(class_weight, classes) - block_sum(shifted);
+  }
   if (threadIdx.x > 0) return;
   const Counts<T> counts{weight, mask, weight_again, mask_again};
   const Position<Acc<T>> own = position(row, target, ignored, classes, class_weight, counts);

@@ -42,7 +42,7 @@ def cross_entropy_forward(
     numbers = (*map(wide.type, (label_smoothing, gamma)), np.int64(ignore_index), *again, np.int64(classes))
     peaks, totals, losses, counted = (b.empty((rows,), wide) for _ in range(4))
     b.launch(
-        *(SOURCE, FORWARD, dtype, (rows,), row_threads(classes)),
+        *(SOURCE, FORWARD, dtype, (rows,), row_threads(classes, dtype.itemsize)),
         *(*inputs, peaks, totals, losses, counted, *numbers),
     )
     return add_up(b, SOURCE, dtype, losses, counted), (inputs, peaks, totals, numbers)
@@ -59,7 +59,7 @@ def cross_entropy_backward(b: CudaBackend, saved: Any, dy: tuple[Array, ...], sl
     logits = inputs[0]
     dx = b.out(slots[0], logits.shape, logits.dtype)
     b.launch(
-        *(SOURCE, BACKWARD, logits.dtype, (peaks.size,), row_threads(logits.shape[-1])),
+        *(SOURCE, BACKWARD, logits.dtype, (peaks.size,), row_threads(logits.shape[-1], logits.itemsize)),
         *(*inputs, peaks, totals, dy[0], dx, *numbers),
     )
     return dx, None, None, None, None

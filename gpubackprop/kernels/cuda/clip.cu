@@ -65,7 +65,7 @@ __global__ void unscale(T* x, const float* scale, int* bad, long long n) {
     auto pack = load(x, at);
     for (int k = 0; k < at.width; k++) {
       pack.at[k] *= factor;
-      found |= pack.at[k] - pack.at[k] != 0;  // of inf and NaN that is NaN
+      found |= !(fabs(pack.at[k]) <= largest<T>());  // x - x might be one fma with the product
     }
     store(x, at, pack);
   });

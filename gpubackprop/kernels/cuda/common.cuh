@@ -15,8 +15,12 @@ struct bfloat16 {
   unsigned short bits;
   bfloat16() = default;
   __device__ bfloat16(float x) {
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#else
     const unsigned word = Bits{x}.word;
     bits = x != x ? 0x7fff : (word + 0x7fff + (word >> 16 & 1)) >> 16;
+#endif
   }
   __device__ operator float() const {
     Bits wide;
@@ -50,6 +54,12 @@ template <>
 struct Computed<float16> { using type = float; };
 template <typename T>
 using Acc = typename Computed<T>::type;
+
+// The largest finite number, and the one below all others.
+template <typename A>
+__device__ A largest() { return sizeof(A) == 8 ? A(1.7976931348623157e308) : A(3.4028234663852886e38); }
+template <typename A>
+__device__ A lowest() { return -largest<A>(); }
 
 // A place in an array where a thread works on WIDTH numbers at once.
 template <int WIDTH>
@@ -149,3 +159,27 @@ template <typename T>
 __device__ T block_sum(T value) {
   return block_join<Sum>(value);
 }
+
+// Of numbers x the largest, and Σ exp(x - peak), in one pass: a thread's own sum shrinks when it meets a larger one.
+template <typename A>
+struct Exponentials {
+  A peak = lowest<A>(), total = 0;
+
+  template <int WIDTH>
+  __device__ void add(const Pack<A, WIDTH>& x) {
+    A top = peak;
+    for (int k = 0; k < WIDTH; k++) top = Largest::join(top, x.at[k]);
+    if (top > peak) {
+      total *= exp(peak - top);
+      peak = top;
+    }
+    for (int k = 0; k < WIDTH; k++) total += exp(x.at[k] - peak);
+  }
+
+  // Those of a row of a block's threads, for each of them.
+  __device__ void join() {
+    const A top = block_join<Largest>(peak);
+    total = block_sum(total * exp(peak - top));
+    peak = top;
+  }
+};

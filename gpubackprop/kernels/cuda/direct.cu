@@ -5,20 +5,45 @@
 
 constexpr int TILE = 4;  // places of a line that a thread works on, with the weight in registers
 
-// For outputs at a place: the numbers of the channel `from` of their groups.
-template <int WIDTH, typename T>
-__device__ Pack<Acc<T>, WIDTH> of_groups(const T* from, Place<WIDTH> outputs, int group_in, int each) {
-  if (each == 1 && group_in == 1) return load(from, outputs);
-  const int first = outputs.start;
-  Pack<Acc<T>, WIDTH> pack;
-  if (each % WIDTH == 0) {  // all of one group
-    const Acc<T> number = from[first / each * group_in];
-    for (int k = 0; k < WIDTH; k++) pack.at[k] = number;
-  } else {
-    for (int k = 0; k < WIDTH; k++) pack.at[k] = from[(first + k) / each * group_in];
+// The groups of the outputs at a place. Where the first is, is found once: a division is some twenty instructions.
+template <int WIDTH>
+struct Groups {
+  Place<WIDTH> outputs;
+  int group_in, each;
+  int first, left;  // the first one's channel; how many of its outputs are at the place or behind it
+
+  __device__ Groups(Place<WIDTH> at, int group_in, int each) : outputs(at), group_in(group_in), each(each) {
+    const int group = each == 1 ? at.start : at.start / each;
+    first = group * group_in;
+    left = each - (at.start - group * each);
   }
-  return pack;
-}
+
+  // The numbers of the channel `from` of the groups.
+  template <typename T>
+  __device__ Pack<Acc<T>, WIDTH> numbers(const T* from) const {
+    if (each == 1 && group_in == 1) return load(from, outputs);
+    if (each % WIDTH) return some(from, WIDTH);
+    Pack<Acc<T>, WIDTH> pack;
+    const Acc<T> number = from[first];  // all are of one group
+    for (int k = 0; k < WIDTH; k++) pack.at[k] = number;
+    return pack;
+  }
+
+  // As above, of the first `count` outputs.
+  template <typename T>
+  __device__ Pack<Acc<T>, WIDTH> some(const T* from, int count) const {
+    Pack<Acc<T>, WIDTH> pack{};
+    from += first;
+    for (int k = 0, rest = left; k < WIDTH && k < count; k++, rest--) {
+      if (rest == 0) {
+        from += group_in;
+        rest = each;
+      }
+      pack.at[k] = *from;
+    }
+    return pack;
+  }
+};
 
 // For channels at a place, each a group: the numbers of their m-th outputs.
 template <int WIDTH, typename T>
@@ -40,6 +65,7 @@ __global__ void forward(const T* x, const T* weight, const T* bias, T* y, Window
   x += static_cast<long long>(line.n) * lie.size[0] * lie.size[1] * lie.size[2] * channels;
   y += static_cast<long long>(blockIdx.x) * lie.out[2] * outputs;
   over_line<T>((lie.out[2] + TILE - 1) / TILE, outputs, wide, [&](auto at, int tile) {
+    const Groups<at.width> own(at, group_in, each);
     Pack<Acc<T>, at.width> total[TILE] = {};
     if (bias)
       for (int t = 0; t < TILE; t++) total[t] = load(bias, at);
@@ -56,7 +82,7 @@ __global__ void forward(const T* x, const T* weight, const T* bias, T* y, Window
             for (int t = 0; t < TILE; t++) {
               const int w = lie.cell(2, tile * TILE + t, kw);
               Pack<Acc<T>, at.width> value{};
-              if (d >= 0 && h >= 0 && w >= 0) value = of_groups(from + w * channels + c, at, group_in, each);
+              if (d >= 0 && h >= 0 && w >= 0) value = own.numbers(from + w * channels + c);
               for (int k = 0; k < at.width; k++) total[t].at[k] += value.at[k] * factor.at[k];
             }
           }
@@ -137,6 +163,7 @@ __global__ void weight_strips(const T* x, const T* dy, Acc<T>* partial, Windows 
   const int line = threadIdx.x / columns, height = SUM_THREADS / columns;
   const int start = (blockIdx.x * columns + threadIdx.x % columns) * WIDTH, kept = min(WIDTH, outputs - start);
   const bool wide = aligned(x, dy) && outputs % WIDTH == 0;
+  const Groups<WIDTH> own(Place<WIDTH>{start}, group_in, each);
   Numbers total[TAPS] = {};
   if (line < height && kept > 0) {
     for (int i = blockIdx.y * height + line; i < windows; i += gridDim.y * height) {
@@ -158,9 +185,7 @@ __global__ void weight_strips(const T* x, const T* dy, Acc<T>* partial, Windows 
           if (cd >= 0 && cd < lie.size[0] && ch >= 0 && ch < lie.size[1] && cw >= 0 && cw < lie.size[2]) {
             const long long plane = static_cast<long long>(n) * lie.size[0] + cd;
             const T* from = x + ((plane * lie.size[1] + ch) * lie.size[2] + cw) * channels + reach[t][3];
-            if (wide) value = of_groups(from, Place<WIDTH>{start}, group_in, each);
-            else
-              for (int k = 0; k < kept; k++) value.at[k] = from[(start + k) / each * group_in];
+            value = wide ? own.numbers(from) : own.some(from, kept);
           }
         }
         for (int k = 0; k < WIDTH; k++) total[t].at[k] += value.at[k] * slope.at[k];
@@ -171,15 +196,16 @@ __global__ void weight_strips(const T* x, const T* dy, Acc<T>* partial, Windows 
   for (int t = 0; t < TAPS; t++) {
     if (t >= count) continue;
     for (int k = 0; k < WIDTH; k++) lines[threadIdx.x][k] = total[t].at[k];
-    __syncthreads();
-    if (line == 0) {
-      for (int k = 0; k < kept; k++) {
-        Acc<T> sum = 0;
-        for (int j = 0; j < height; j++) sum += lines[j * columns + threadIdx.x][k];
-        partial[(static_cast<long long>(blockIdx.y) * all + first + t) * outputs + start + k] = sum;
-      }
+    for (int left = height, half; left > 1; left = half) {
+      half = (left + 1) / 2;
+      __syncthreads();
+      if (line + half < left)
+        for (int k = 0; k < WIDTH; k++) lines[threadIdx.x][k] += lines[threadIdx.x + half * columns][k];
     }
-    __syncthreads();
+    if (line == 0)
+      for (int k = 0; k < kept; k++)
+        partial[(static_cast<long long>(blockIdx.y) * all + first + t) * outputs + start + k] = lines[threadIdx.x][k];
+    __syncthreads();  // the next tap writes to the same place
   }
 }
 

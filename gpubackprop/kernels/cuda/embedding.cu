@@ -90,13 +90,14 @@ constexpr int LONG = 32;  // a row of more places is added up by all lines toget
 
 template <int WIDTH, typename T>
 __device__ void sum_rows(const T* dy, const int* starts, const int* order, T* dweight, long long rows,
-                         long long width) {
-  const long long low = static_cast<long long>(blockIdx.x) * LINES, own = low + threadIdx.y;
+                         long long width, int each) {
+  const long long low = static_cast<long long>(blockIdx.x) * each, own = low + threadIdx.y;
+  const long long high = low + each < rows ? low + each : rows;
   over_columns<WIDTH>(width, blockIdx.y, gridDim.y, [&](auto at) {
     const auto value = [&](long long i) { return load(dy, Place<WIDTH>{order[i] * width + at.start}); };
-    if (own < rows && at.start < width && starts[own + 1] - starts[own] <= LONG)
+    if (own < high && at.start < width && starts[own + 1] - starts[own] <= LONG)
       store(dweight, Place<WIDTH>{own * width + at.start}, sum_of(starts[own], starts[own + 1], 1, value));
-    for (long long row = low; row < low + LINES && row < rows; row++) {
+    for (long long row = low; row < high; row++) {
       const int first = starts[row], end = starts[row + 1];
       if (end - first <= LONG) continue;
       const auto sum = sum_lines(sum_of(first + threadIdx.y, at.start < width ? end : first, LINES, value));
@@ -106,12 +107,13 @@ __device__ void sum_rows(const T* dy, const int* starts, const int* order, T* dw
 }
 
 // dweight (V, D): each row the sum of dy (M, D) at its places
-// A block of COLUMNS by LINES threads for LINES rows (grid x); a thread has 16 bytes of a row, or a number.
+// A block of COLUMNS by LINES threads for `each` rows (grid x), at most LINES; a thread has 16 bytes or a number.
 template <typename T>
-__global__ void scatter(const T* dy, const int* starts, const int* order, T* dweight, long long rows, long long width) {
+__global__ void scatter(const T* dy, const int* starts, const int* order, T* dweight, long long rows, long long width,
+                        int each) {
   constexpr int WIDTH = 16 / sizeof(T);
   if (width % WIDTH == 0 && aligned(dy, dweight))
-    sum_rows<WIDTH>(dy, starts, order, dweight, rows, width);
+    sum_rows<WIDTH>(dy, starts, order, dweight, rows, width, each);
   else
-    sum_rows<1>(dy, starts, order, dweight, rows, width);
+    sum_rows<1>(dy, starts, order, dweight, rows, width, each);
 }

@@ -18,7 +18,7 @@ from gpubackprop.kernels.cuda.kernel import kernel, same_floats
 from gpubackprop.ops.embedding import embedding
 from gpubackprop.tape import Slots
 
-CHUNK, WARPS = 256, 32  # as in embedding.cu
+CHUNK, WARPS, LONG = 256, 32, 32  # as in embedding.cu
 NAMES = GATHER, ARRANGE, SCATTER = "gather<{real}>", "arrange<{real}>", "scatter<{real}>"
 SOURCE = Source("embedding.cu", NAMES)
 
@@ -50,8 +50,9 @@ def embedding_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> t
     b.launch(SOURCE, ARRANGE, dy.dtype, (-(-rows // CHUNK),), (WARPS * 32,), *places)
     dweight = b.out(slots[1], (rows, width), dy.dtype)
     columns, block = line_blocks(width, dy.itemsize)
-    sizes = np.int64(rows), np.int64(width)
-    b.launch(SOURCE, SCATTER, dy.dtype, (-(-rows // LINES), columns), block, dy, starts, order, dweight, *sizes)
+    each = LINES if x.size <= LONG * rows else 1  # a block does long rows one after the other
+    sizes = np.int64(rows), np.int64(width), np.int32(each)
+    b.launch(SOURCE, SCATTER, dy.dtype, (-(-rows // each), columns), block, dy, starts, order, dweight, *sizes)
     return None, dweight
 
 

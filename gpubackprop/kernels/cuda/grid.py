@@ -19,17 +19,18 @@ def elementwise(count: int, itemsize: int) -> tuple[tuple[int], tuple[int]]:
     return (min(-(-count * itemsize // (PACK * THREADS)), BLOCKS),), (THREADS,)
 
 
-def row_threads(width: int) -> tuple[int]:
-    """The block that goes over a row of `width` numbers: whole warps, four numbers for each thread or more."""
-    return (min(max(-(-width // (4 * WARP)), 1) * WARP, 512),)
+def row_threads(width: int, itemsize: int) -> tuple[int]:
+    """The block that goes over a row of `width` numbers: whole warps, PACK bytes for each thread or more."""
+    packs = -(-width * itemsize // PACK)
+    return (min(max(-(-packs // WARP), 1) * WARP, 512),)
 
 
-def rows_of_threads(count: int, width: int) -> tuple[tuple[int], tuple[int, ...]]:
+def rows_of_threads(count: int, width: int, itemsize: int) -> tuple[tuple[int], tuple[int, ...]]:
     """Grid and block for `count` rows of `width` numbers: a warp for a short row, several to a block; else a block."""
     if width <= ONE_WARP:
         lines = THREADS // WARP
         return (-(-count // lines),), (WARP, lines)
-    return (count,), row_threads(width)
+    return (count,), row_threads(width, itemsize)
 
 
 COLUMNS, LINES = 32, 8  # the block of lines.cuh

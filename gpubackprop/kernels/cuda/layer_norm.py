@@ -45,7 +45,7 @@ def _norm(
     added = (NULL, NULL) if r is None else (r, s)
     small = computed(dtype).type(np.finfo(computed(dtype)).eps if eps is None else eps)
     b.launch(
-        *(SOURCE, FORWARD, dtype, (rows,), row_threads(width)),
+        *(SOURCE, FORWARD, dtype, (rows,), row_threads(width, dtype.itemsize)),
         *(x, added[0], weight, NULL if bias is None else bias, added[1], y, mean, rstd),
         *(small, np.int32(centred), np.int64(width)),
     )
@@ -104,7 +104,8 @@ def _gradients(b: CudaBackend, saved: Any, dy: Array, ds: Array, slots: Slots) -
     dx = b.out(slots[0], x.shape, dtype) if slots[0].wanted else None
     if dx is not None:
         numbers = np.int32(centred), np.int64(width)
-        b.launch(SOURCE, BACKWARD, dtype, (rows,), row_threads(width), x, weight, mean, rstd, dy, ds, dx, *numbers)
+        block = row_threads(width, dtype.itemsize)
+        b.launch(SOURCE, BACKWARD, dtype, (rows,), block, x, weight, mean, rstd, dy, ds, dx, *numbers)
     affine = [b.out(slot, shape, dtype) if slot.wanted else None for slot in slots[1:]]
     if any(each is not None for each in affine):
         strips = min(-(-rows // (4 * LINES)), STRIPS)

@@ -32,6 +32,7 @@ __device__ inline Words philox(unsigned block, unsigned sample, const Draws& dra
 __device__ inline Pack<float, 2> normal_pair(unsigned first, unsigned second) {
   const float share = (static_cast<float>(first) + 0.5f) * 0x1p-32f;  // in (0, 1]: its logarithm is finite
   const float radius = sqrtf(-2 * logf(share));
-  const float angle = static_cast<float>(second >> 8) * 3.7450704e-7f;  // 2π 2⁻²⁴
-  return {{radius * cosf(angle), radius * sinf(angle)}};
+  float sine, cosine;
+  sincospif(static_cast<float>(second >> 8) * 0x1p-23f, &sine, &cosine);  // of 2π 2⁻²⁴ (second >> 8)
+  return {{radius * cosine, radius * sine}};
 }

@@ -44,7 +44,7 @@ def prelu_backward(b: CudaBackend, saved: Any, dy: Array, slots: Slots) -> tuple
         sizes = np.int64(rows), np.int64(columns)
         b.launch(SOURCE, STRIPS, x.dtype, (blocks, partial.shape[0]), block, x, dy, partial, *sizes)
         sizes = np.int64(weight.size), np.int64(partial.size)
-        threads = row_threads(partial.size // weight.size)
+        threads = row_threads(partial.size // weight.size, partial.itemsize)
         b.launch(SOURCE, ADD_STRIPS, x.dtype, (weight.size,), threads, partial, dweight, *sizes)
     return dx, dweight
 

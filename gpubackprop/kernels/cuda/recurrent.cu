@@ -46,7 +46,8 @@ struct Lstm {
   static constexpr int GATES = 4;
   template <typename T>
   __device__ static void step(const Shares<T>& from, Acc<T>* gates, Acc<T>* extra, Acc<T>& h, Acc<T>& c) {
-    const Acc<T> i = logistic(from.sum(0)), f = logistic(from.sum(1)), g = tanh(from.sum(2)), o = logistic(from.sum(3));
+    const Acc<T> a = from.sum(0), b = from.sum(1), d = from.sum(2), e = from.sum(3);  // all reads under way at once
+    const Acc<T> i = logistic(a), f = logistic(b), g = tanh(d), o = logistic(e);
     *extra = c;
     c = f * c + i * g;
     h = o * tanh(c);
@@ -75,8 +76,8 @@ struct Gru {
   static constexpr int GATES = 3;
   template <typename T>
   __device__ static void step(const Shares<T>& from, Acc<T>* gates, Acc<T>* extra, Acc<T>& h, Acc<T>&) {
-    const Acc<T> r = logistic(from.sum(0)), z = logistic(from.sum(1)), q = from.state(2);
-    const Acc<T> n = tanh(from.input(2) + r * q);
+    const Acc<T> a = from.sum(0), b = from.sum(1), p = from.input(2), q = from.state(2);  // reads first, as above
+    const Acc<T> r = logistic(a), z = logistic(b), n = tanh(p + r * q);
     *extra = q;
     h = (1 - z) * n + z * h;
     gates[0] = r;
@@ -108,8 +109,8 @@ __global__ void forward(Acc<T>* gates, const Acc<T>* product, const T* bias_ih, 
   if (j >= size) return;
   const long long row = n * steps + at, own = n * size + j, kept = row * size + j;
   Acc<T> state = h[own], cell = c ? c[own] : Acc<T>(0);
-  before[kept] = state;
   if (real && !real[row]) {
+    before[kept] = state;
     if (extra) extra[kept] = 0;
     y[kept] = state * 0;  // padding; a NaN stays one
     rounded[own] = state;
@@ -118,7 +119,9 @@ __global__ void forward(Acc<T>* gates, const Acc<T>* product, const T* bias_ih, 
   const long long gate = row * Cell::GATES * size + j;
   const Shares<T> from{gates + gate, product ? product + n * Cell::GATES * size + j : nullptr,
                        bias_ih ? bias_ih + j : nullptr, bias_hh ? bias_hh + j : nullptr, size};
+  const Acc<T> last = state;
   Cell::step(from, gates + gate, extra ? extra + kept : nullptr, state, cell);
+  before[kept] = last;  // a write before the step would hold up its reads
   h[own] = state;
   rounded[own] = y[kept] = state;
   if (c) c[own] = cell;

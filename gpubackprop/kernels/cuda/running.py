@@ -30,7 +30,7 @@ def _move(
     wide, channels = found[0].dtype, running[0].size
     share = wide.type(-1 if momentum is None else momentum)
     numbers = wide.type(count), share, np.int32(found[0].size // max(channels, 1)), np.int64(channels)
-    b.launch(SOURCE, MOVE, wide, (1,), row_threads(channels), *running, *found, *numbers)
+    b.launch(SOURCE, MOVE, wide, (1,), row_threads(channels, wide.itemsize), *running, *found, *numbers)
 
 
 def update_statistics(

@@ -43,7 +43,7 @@ def nll_backward(b: CudaBackend, saved: Any, dy: tuple[Array, ...], slots: Slots
     """As ops/class_loss.py."""
     (x, *arrays), numbers = saved
     dx = b.out(slots[0], x.shape, x.dtype)
-    block = row_threads(x.shape[-1])
+    block = row_threads(x.shape[-1], x.itemsize)
     b.launch(SOURCE, NLL_BACKWARD, x.dtype, (arrays[0].size,), block, *arrays, dy[0], dx, *numbers)
     return dx, None, None, None, None
 
@@ -55,7 +55,7 @@ def hinge_forward(
     arrays, numbers = _inputs(x, target, more, ignore_index)
     numbers = computed(x.dtype).type(margin), np.int32(p), *numbers
     losses, counted = (b.empty((target.size,), computed(x.dtype)) for _ in range(2))
-    block = row_threads(x.shape[-1])
+    block = row_threads(x.shape[-1], x.itemsize)
     b.launch(SOURCE, HINGE, x.dtype, (target.size,), block, *arrays, losses, counted, *numbers)
     return add_up(b, SOURCE, x.dtype, losses, counted), (arrays, numbers)
 
@@ -65,7 +65,7 @@ def hinge_backward(b: CudaBackend, saved: Any, dy: tuple[Array, ...], slots: Slo
     arrays, numbers = saved
     x, target = arrays[:2]
     dx = b.out(slots[0], x.shape, x.dtype)
-    block = row_threads(x.shape[-1])
+    block = row_threads(x.shape[-1], x.itemsize)
     b.launch(SOURCE, HINGE_BACKWARD, x.dtype, (target.size,), block, *arrays, dy[0], dx, *numbers)
     return dx, None, None, None, None
 

@@ -11,19 +11,10 @@ __global__ void forward(const T* x, T* y, long long rows, long long width) {
   x += row * width;
   y += row * width;
   const bool wide = aligned(x, y);
-  Acc<T> peak = x[0];
-  over_block<T>(width, wide, [&](auto at) {
-    const auto pack = load(x, at);
-    for (int k = 0; k < at.width; k++) peak = Largest::join(peak, pack.at[k]);
-  });
-  peak = block_join<Largest>(peak);
-  Acc<T> total = 0;
-  over_block<T>(width, wide, [&](auto at) {
-    const auto pack = load(x, at);
-    for (int k = 0; k < at.width; k++) total += exp(pack.at[k] - peak);
-  });
-  total = block_sum(total);
-  const Acc<T> last = LOGARITHM ? log(total) : 1 / total;
+  Exponentials<Acc<T>> parts;
+  over_block<T>(width, wide, [&](auto at) { parts.add(load(x, at)); });
+  parts.join();
+  const Acc<T> peak = parts.peak, last = LOGARITHM ? log(parts.total) : 1 / parts.total;
   over_block<T>(width, wide, [&](auto at) {
     auto pack = load(x, at);
     for (int k = 0; k < at.width; k++)

@@ -29,14 +29,14 @@ def _enter(op: Op, logarithm: str) -> None:
     def forward(b: CudaBackend, x: Array, *, axis: int = -1) -> tuple[Array, Any]:
         y = b.empty(x.shape, x.dtype)
         rows, width = rows_of(x).shape
-        size = rows_of_threads(rows, width)
+        size = rows_of_threads(rows, width, y.itemsize)
         b.launch(SOURCE, FORWARD.format(logarithm), x.dtype, *size, x, y, np.int64(rows), np.int64(width))
         return y, y
 
     def backward(b: CudaBackend, y: Array, dy: Array, slots: Slots) -> tuple[Array]:
         dx = b.out(slots[0], y.shape, y.dtype)
         rows, width = rows_of(y).shape
-        size = rows_of_threads(rows, width)
+        size = rows_of_threads(rows, width, y.itemsize)
         b.launch(SOURCE, BACKWARD.format(logarithm), y.dtype, *size, y, dy, dx, np.int64(rows), np.int64(width))
         return (dx,)
 

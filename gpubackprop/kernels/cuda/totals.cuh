@@ -44,10 +44,13 @@ __device__ Position<Acc<T>> position(long long row, const long long* target, lon
 template <typename T>
 __global__ void add_up(const Acc<T>* losses, const Acc<T>* counted, Acc<T>* total, Acc<T>* weight, long long n) {
   double first = 0, second = 0;
-  for (long long i = threadIdx.x; i < n; i += blockDim.x) {
-    first += losses[i];
-    second += counted[i];
-  }
+  over_block<Acc<T>>(n, aligned(losses, counted), [&](auto at) {
+    const auto loss = load(losses, at), count = load(counted, at);
+    for (int k = 0; k < at.width; k++) {
+      first += loss.at[k];
+      second += count.at[k];
+    }
+  });
   first = block_sum(first);
   second = block_sum(second);
   if (threadIdx.x > 0) return;

@@ -28,7 +28,7 @@ def add_up(b: CudaBackend, source: Source, dtype: Any, losses: Array, counted: A
     """losses and counted (n,) -> their sums, both () and of computed(dtype)."""
     total, weight = b.empty((), computed(dtype)), b.empty((), computed(dtype))
     numbers = losses, counted, total, weight, np.int64(losses.size)
-    b.launch(source, ADD_UP, dtype, (1,), row_threads(losses.size), *numbers)
+    b.launch(source, ADD_UP, dtype, (1,), row_threads(losses.size, losses.itemsize), *numbers)
     return total, weight
 
 

@@ -317,6 +317,10 @@ T __shfl_up_sync(unsigned mask, T value, unsigned lanes) {
 }
 template <typename T>
 unsigned __match_any_sync(unsigned mask, T value) { return cuda_host::match(mask, value); }
+inline void sincospif(float x, float* sine, float* cosine) {
+  *sine = std::sin(M_PI * x);
+  *cosine = std::cos(M_PI * x);
+}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 template <typename T>
 T atomicAdd(T* to, T value) { return std::exchange(*to, *to + value); }

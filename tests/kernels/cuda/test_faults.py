@@ -222,7 +222,7 @@ def test_a_missing_barrier_of_the_column_sums_is_seen(tmp_path):
 
 @pytest.mark.parametrize("threads", [16, 48])
 def test_a_row_whose_block_is_no_whole_warps_is_reported(monkeypatch, threads):
-    monkeypatch.setattr(layer_norm, "row_threads", lambda width: (threads,))
+    monkeypatch.setattr(layer_norm, "row_threads", lambda *_: (threads,))
     with pytest.raises(LaunchError, match="which is not there"):
         rows.check(*wide("layer_norm"))
 

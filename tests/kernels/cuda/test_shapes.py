@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gpubackprop.kernels.cuda import grid
 from gpubackprop.ops import activation
+from gpubackprop.ops.class_loss import focal
 from gpubackprop.ops.loss import cross_entropy
 from gpubackprop.ops.sample_norm import layer_norm, rms_norm
 from tests.kernels.cuda import rows
@@ -73,10 +74,39 @@ def test_more_numbers_than_a_grid_has_threads(monkeypatch, dtype):
         check(activation.gelu, [x], "reverse", {"approximate": approximate})
 
 
+@pytest.mark.parametrize(("itemsize", "wanted"), [(2, 128), (4, 256), (8, 512)])
+def test_each_thread_of_a_row_has_a_pack_of_it(itemsize, wanted):
+    assert grid.row_threads(1024, itemsize) == (wanted,)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_logits_as_large_as_they_come(dtype):
     x = np.array([[1e4, -1e4, 0.0], [-3e30, 1.0, 2.0], [80.0, 81.0, 79.0]], dtype)
     check(cross_entropy, [x, np.array([1, 2, 0]), None, None, None], "random", outputs=1)
+
+
+INF, NAN = np.inf, np.nan
+PARTS = [slice(None), slice(1, None), slice(None, None, 2)]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [*((part, -INF) for part in PARTS), (0, INF), (-1, INF), (0, NAN), (-1, NAN)]
+)
+@pytest.mark.parametrize("width", [5, 1100])
+def test_what_is_not_finite_is_as_in_the_reference(width, place, value):
+    x = np.random.default_rng(0).normal(size=(3, width)).astype(np.float32)
+    x[1, place] = value
+    target = [np.array([1, 0, 2]), None, None, None]
+    for op, more, options in (
+        *((activation.softmax, [], {}), (activation.log_softmax, [], {}), (focal, target, {"gamma": 2.0})),
+        *((cross_entropy, target, {}), (cross_entropy, target, {"label_smoothing": 0.1})),
+    ):
+        spec = OpSpec("drawn", op, None, None, options, constants=(2, 3) if more else ())
+        found = rows.on_device(spec, [x, *more])
+        with np.errstate(all="ignore"):
+            wanted = rows.reference(spec, [x, *more])
+        for name, a in wanted.items():
+            np.testing.assert_allclose(found[name], a, rtol=1e-5, atol=1e-5, err_msg=f"{name} of {op.name}")
 
 
 def test_a_class_that_there_is_not_gives_nan():
