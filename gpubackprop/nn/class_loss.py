@@ -179,7 +179,7 @@ class BinaryFocalLoss(Elementwise):
         """Logits and targets (N, ...) -> sum, weight."""
         return self.compare(class_loss.binary_focal, output, target, weight, mask, alpha=self.alpha, gamma=self.gamma)
 
-    def check_targets(self, target: HostArray, output_shape: Shape | None = None) -> None:
+    def check_targets(self, target: HostArray) -> None:
         """Nothing but 0 and 1."""
         wrong = (target != 0) & (target != 1)
         if wrong.any():

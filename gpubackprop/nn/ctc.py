@@ -46,7 +46,7 @@ class CTCLoss(Loss):
         try:
             return run(ctc, output, target, lengths, weight, samples, **options)
         except IndexError:  # NumPy's; a GPU does not look
-            self.check_targets(target, output.shape[1:])
+            self.check_labels(target, output.shape[1:])
             raise
 
     def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:
@@ -64,8 +64,8 @@ class CTCLoss(Loss):
                 f"{output_shape[-1] - 1}"
             )
 
-    def check_targets(self, target: HostArray, output_shape: Shape | None = None) -> None:
-        """Padding stands at the end, no label is the blank, and none is above V - 1."""
+    def check_targets(self, target: HostArray) -> None:
+        """Padding stands at the end, and no label is the blank."""
         if target.ndim != 2:
             return  # `check` tells
         if ((target[:, :-1] < 0) & (target[:, 1:] >= 0)).any():
@@ -74,5 +74,7 @@ class CTCLoss(Loss):
             raise UsageError(
                 f"{self.name}: {first_target(target, blank)}; it is the blank, and labels are the other numbers"
             )
-        if output_shape:
-            check_largest(self, target, output_shape[-1], "labels")
+
+    def check_labels(self, target: HostArray, output_shape: Shape) -> None:
+        """None above V - 1."""
+        check_largest(self, target, output_shape[-1], "labels")

@@ -38,10 +38,13 @@ class Loss:
         """
         raise NotImplementedError(f"{type(self).__name__}.check")
 
-    def check_targets(self, target: HostArray, output_shape: Shape | None = None) -> None:
-        """Raise UsageError for targets (N, ...), on the host still, whose values make no sense to this loss.
+    def check_targets(self, target: HostArray) -> None:
+        """Raise UsageError for targets (N, ...), on the host still, whose values make no sense to this loss."""
 
-        output_shape   of one sample of the model's outputs, by head where there are heads; None: it is looked at later
+    def check_labels(self, target: HostArray, output_shape: Shape) -> None:
+        """Raise UsageError for targets (N, ...), on the host still, that are none of the labels of the model's outputs.
+
+        output_shape   of one sample (..., V), by head where there are heads
         """
 
     def __call__(self, output: Any, target: Any) -> Any:
@@ -91,17 +94,21 @@ class ByClass(Loss):
         try:
             b.rule(only_classes)(b, target, classes, self.ignore_index)
         except IndexError:
-            self.check_targets(target, (classes,))
+            self.check_targets(target)
+            self.check_labels(target, (classes,))
             raise
 
-    def check_targets(self, target: HostArray, output_shape: Shape | None = None) -> None:
-        """No negative class but ignore_index, which as an index would silently count from the end; none above V - 1."""
+    def check_targets(self, target: HostArray) -> None:
+        """No negative class but ignore_index: as an index it would silently count from the end."""
         if target.dtype.kind == "i" and target.size and target.min() < 0:
             wrong = (target < 0) & (target != self.ignore_index)
             if wrong.any():
                 allowed = f"classes count from 0, and {self.ignore_index} is left out"
                 raise UsageError(f"{self.name}: {first_target(target, wrong)}; {allowed}")
-        if output_shape and target.dtype.kind in "iu":
+
+    def check_labels(self, target: HostArray, output_shape: Shape) -> None:
+        """None above V - 1 but ignore_index."""
+        if target.dtype.kind in "iu":
             check_largest(self, target, output_shape[-1], "classes", self.ignore_index)
 
     def check(self, output_shape: Shape, target_shape: Shape, classes: int | None = None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -71,20 +72,23 @@ class MultiTaskLoss(Loss):
         """Every head's outputs and targets, by the head's own loss; dicts by head."""
         self._check_heads(output_shape, target_shape)
         for head, loss in self.losses.items():
-            try:
-                known = classes.get(head) if isinstance(classes, Mapping) else None
+            known = classes.get(head) if isinstance(classes, Mapping) else None
+            with _named(head):
                 loss.check(output_shape[head], target_shape[head], known)
-            except ShapeError as error:
-                raise ShapeError(f"head {head}: {error}") from None
 
-    def check_targets(self, target: Any, output_shape: Any = None) -> None:
+    def check_targets(self, target: Any) -> None:
         """Every head's targets, by the head's own loss."""
         for head, loss in self.losses.items():
             if head in target:
-                try:
-                    loss.check_targets(target[head], output_shape.get(head) if output_shape else None)
-                except UsageError as error:
-                    raise UsageError(f"head {head}: {error}") from None
+                with _named(head):
+                    loss.check_targets(target[head])
+
+    def check_labels(self, target: Any, output_shape: Any) -> None:
+        """Every head's labels, by the head's own loss; outputs are a dict by head too."""
+        for head, loss in self.losses.items():
+            if head in target and head in output_shape:
+                with _named(head):
+                    loss.check_labels(target[head], output_shape[head])
 
     def __call__(self, output: Any, target: Any) -> Any:
         """The mean loss of dicts of arrays, shape (); NumPy in, NumPy out, and CuPy likewise."""
@@ -110,3 +114,12 @@ class MultiTaskLoss(Loss):
                         f"{self.name} has a loss for head {head!r}; {what} are {', '.join(map(str, found))}"
                         f"{did_you_mean(head, found)}"
                     )
+
+
+@contextmanager
+def _named(head: str) -> Iterator[None]:
+    """Errors in it say which head they are about."""
+    try:
+        yield
+    except UsageError as error:  # or a ShapeError
+        raise type(error)(f"head {head}: {error}") from None

@@ -32,7 +32,7 @@ class _Stacked(Loss):
                 f"{tuple(output_shape[:-2])}, got {tuple(target_shape)}"
             )
 
-    def check_targets(self, target: HostArray, output_shape: Shape | None = None) -> None:
+    def check_targets(self, target: HostArray) -> None:
         """Nothing but the two labels."""
         if self.labels is not None:
             wrong = (target != self.labels[0]) & (target != self.labels[1])

@@ -368,16 +368,14 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
 
 
 def check_targets(model: Layer, loss: Loss, targets: Any) -> None:
-    """Raise UsageError for targets that make no sense, if they are on the host still, where looking waits for nothing.
-
-    Whether they are above the model's classes a GPU could not say; the CPU's ops do.
-    """
+    """Raise UsageError for targets that make no sense; if they are on the host, where looking waits for nothing."""
     if not all(isinstance(array, np.ndarray) for _, array in _named({"targets": targets})):
         return
-    shape: Any = model.built.output_shape if model.built.backend.asynchronous else None
-    if isinstance(shape, Mapping) != isinstance(targets, Mapping):
-        shape = None  # the loss itself says what is wrong
-    loss.check_targets(targets, shape)
+    loss.check_targets(targets)
+    shape = model.built.output_shape
+    # On the CPU an op looks at its labels. Targets and outputs of which one is by head are the loss's own to refuse.
+    if model.built.backend.asynchronous and shape and isinstance(shape, Mapping) == isinstance(targets, Mapping):
+        loss.check_labels(targets, shape)
 
 
 def _named(batch: Batch) -> Iterator[tuple[str, Any]]:

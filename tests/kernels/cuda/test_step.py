@@ -221,6 +221,20 @@ def test_targets_above_the_classes_are_named_before_a_step_and_by_a_replayed_one
         step(batch(0) | {"targets": np.full(10, 2, np.uint8)})
 
 
+def test_labels_of_heads_are_looked_at_too():
+    with doubles():
+        heads = nn.Heads({"kind": [nn.Linear(None, 3)], "size": [nn.Linear(None, 1)]})
+        model = nn.Sequential(nn.Linear(6, 4), heads).build((6,), 0, "cuda")
+        loss = nn.MultiTaskLoss({"kind": nn.CrossEntropyLoss(ignore_index=255), "size": nn.MSELoss()})
+        step = TrainStep(model, loss, gbp.optim.SGD(model.parameters(), lr=0.1))
+        x, size = np.zeros((4, 6)), np.zeros((4, 1))
+        step(x, {"kind": np.array([0, 2, 255, 1], np.uint8), "size": size})
+        with pytest.raises(
+            UsageError, match=r"head kind: cross_entropy: target 3 of sample 2; it is none of .* 0 to 2"
+        ):
+            step(x, {"kind": np.array([0, 2, 3, 255]), "size": size})
+
+
 def test_batches_of_other_shapes_and_changed_parts_are_captured_anew():
     with doubles() as cupy:
         step = step_of("cuda")
