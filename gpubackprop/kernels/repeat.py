@@ -66,6 +66,9 @@ class RepeatedStep:
         """Around the step before the one that is caught."""
         return nullcontext()
 
+    def refused(self, reason: str) -> None:
+        """Batches of some shapes are not caught, for this reason."""
+
     def catch(self, batches: Batches) -> tuple[Outputs, Replay | str | None]:
         """Run the step and catch it: its outputs, and the caught step, or why it cannot be replayed; None: not yet."""
         raise NotImplementedError(f"{type(self).__name__}.catch")
@@ -97,6 +100,8 @@ class RepeatedStep:
             if not reason and not self.may_repeat(arrays):
                 reason = f"batches of {', '.join(name for name, _ in arrays)} are not replayed"
             self.found[key] = reason
+            if reason:
+                self.refused(reason)
             with nullcontext() if reason else self.before():
                 return self.step(self.prepare(batches))
 
@@ -107,7 +112,8 @@ class RepeatedStep:
 
     def _catch(self, key: Any, batches: Batches) -> Outputs:
         if self.caught == KEPT:
-            self.found[key] = f"batches of {KEPT} other shapes are caught already"
+            self.found[key] = reason = f"batches of {KEPT} other shapes are caught already"
+            self.refused(reason)
             return self.step(self.prepare(batches))
         outputs, replay = self.catch(batches)
         self.found[key] = replay if replay is None or isinstance(replay, str) else (replay, Watch(self.made_of()))

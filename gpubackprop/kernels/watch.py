@@ -10,7 +10,7 @@ from typing import Any
 from gpubackprop.optim import Optimizer
 
 #: What changes from step to step, or with the shape of what a model is asked, and is no part of what a step does.
-PASSING = {"shapes", "_checked", "grad_norm", "_begun"}
+PASSING = {"shapes", "_checked", "_outputs", "grad_norm", "_begun"}
 OF_OPTIMIZERS = {"lr", "momentum", "steps", "numbers", "sent"}  # they reach a step as arrays
 _CODE = (FunctionType, MethodType)
 

@@ -46,6 +46,7 @@ class Layer:
     dtype: Any = np.float32  #: of the model's floats, known once built
     _built: _Built | None = None
     _checked: Shapes | None = None  # the input shape that was inferred last
+    _outputs: Any = None  # and what was found
 
     # --- what a layer writes -----------------------------------------------------------------------------------
 
@@ -133,14 +134,16 @@ class Layer:
         backend, _ = choose(device, kernels)
         backend.float32 = "tf32" if precision == "tf32" else "float32"
         self.link({})
-        output_shape = None if input_shape is None else self.infer(*entry(input_shape))
+        if input_shape is not None:
+            self.infer(*entry(input_shape))
         stored, params = self.declare(dtype)
         for array in stored.values():
             if isinstance(array, Buffer):
                 array.value = backend.from_host(np.full(array.shape, array.fill, array.dtype or full(dtype)))
                 array.master = array.value
         symbols = any(layer.symbols for _, layer in self.walk())
-        self._built = _Built(backend, Parameters(params, backend, dtype, seed), stored, seed, symbols, output_shape)
+        self._built = _Built(backend, Parameters(params, backend, dtype, seed), stored, seed, symbols)
+        self._checked = None
         return self
 
     def declare(self, dtype: Any = np.float32) -> tuple[dict[str, Param | Buffer], dict[str, Param]]:
@@ -191,17 +194,25 @@ class Layer:
         Integers stay integers, int64, where a layer takes symbols (but not uint8, the dtype of pixels). A model that
         nobody has built yet is built for that shape.
         """
+        self.outputs_for(x)
+        if isinstance(x, Mapping):
+            return {name: self.built.as_input(each) for name, each in x.items()}
+        return self.built.as_input(x)
+
+    def outputs_for(self, x: Any) -> Any:
+        """The shape of one sample of what the model gives for x (N, *shape), by head where there are heads.
+
+        Raises ShapeError where a layer cannot take the shape. A model that nobody has built yet is built for it.
+        """
         shape: Any = tuple(np.shape(x)[1:])
         if isinstance(x, Mapping):
             shape = {name: tuple(np.shape(each)[1:]) for name, each in x.items()}
         if self._built is None:
             self.build(shape)
-        elif shape != self._checked:
-            self.infer(*entry(shape))
-        self._checked = shape
-        if isinstance(x, Mapping):
-            return {name: self.built.as_input(each) for name, each in x.items()}
-        return self.built.as_input(x)
+        if shape != self._checked:
+            self._outputs = self.infer(*entry(shape))
+            self._checked = shape
+        return self._outputs
 
     def state_dict(self) -> dict[str, HostArray]:
         """Copies of all params and buffers under PyTorch's keys and in its layouts, as NumPy arrays."""
@@ -237,7 +248,6 @@ class _Built:
     stored: dict[str, Param | Buffer]
     seed: int
     symbols: bool  #: whether a layer takes class numbers
-    output_shape: Any  #: of a sample like the one it was built for, by head where there are heads; None: not known
 
     def as_input(self, x: Any) -> Array:
         """`x` on the model's device and in its precision."""

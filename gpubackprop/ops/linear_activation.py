@@ -7,7 +7,7 @@ from typing import Any
 from gpubackprop.backend import Array, Backend
 from gpubackprop.ops.activation import gelu, relu, sigmoid, silu, tanh
 from gpubackprop.ops.linear import linear
-from gpubackprop.tape import FREE, Op, Slots
+from gpubackprop.tape import FREE, SKIP, Op, Slots
 
 ACTIVATIONS = {op.name: op for op in (relu, gelu, tanh, sigmoid, silu)}
 
@@ -46,8 +46,9 @@ def linear_gelu_linear_forward(
 def linear_gelu_linear_backward(b: Backend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """dy (..., O) -> dx (..., I), dweight (H, I), dbias (H,), dweight2 (O, H), dbias2 (O,)."""
     first, second = saved
-    dh, *rest = linear.backward(b, second, dy, [FREE, *slots[3:]])
-    return (*linear_activation.backward(b, first, dh, slots[:3]), *rest)
+    below = any(slot.wanted for slot in slots[:3])
+    dh, *rest = linear.backward(b, second, dy, [FREE if below else SKIP, *slots[3:]])
+    return (*(linear_activation.backward(b, first, dh, slots[:3]) if below else (None,) * 3), *rest)
 
 
 linear_gelu_linear = Op(linear_gelu_linear_forward, linear_gelu_linear_backward)

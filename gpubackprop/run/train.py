@@ -26,7 +26,6 @@ from gpubackprop.run.observers import LogFile, MetricsFile, Progress, TensorBoar
 from gpubackprop.run.signals import Signals
 from gpubackprop.run.use import Run, preprocessing_of
 from gpubackprop.training import checkpoint
-from gpubackprop.training.evaluate import evaluate
 from gpubackprop.training.trainer import State, Trainer
 
 Say = Callable[[str], None]
@@ -269,7 +268,7 @@ class _Training:
             return
         name = "best" if self.state.best is not None else "last"
         checkpoint.load_model(checkpoint.find(self.directory.checkpoints, name), self.plan.model)
-        found = evaluate(self.plan.model, self.plan.loss, self.plan.metrics, self.data.test.batches())
+        found = self.trainer.evaluation(self.data.test.batches())
         stamp = {"step": self.state.step, "epoch": self.trainer.epoch, "time": self.state.seconds}
         record = stamp | {f"test/{name}": value for name, value in found.items()}
         for observer in (self.metrics, self.log, self.tensorboard):

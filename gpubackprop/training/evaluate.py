@@ -22,7 +22,8 @@ class Evaluation:
     """`evaluation(batches)` gives `{"loss": …, "accuracy": …}` in inference mode; every sample counts the same,
     whatever batch it is in.
 
-    A GPU captures what is done with a batch, as it does a step: keep the object, and that is used again.
+    A GPU captures what is done with a batch, as it does a step: keep the object, and that is used again. Raises
+    UsageError, ShapeError where batches fit neither model nor loss.
     """
 
     def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Metric]) -> None:
@@ -30,7 +31,7 @@ class Evaluation:
         self._carry: dict[str, Any] = {}  # states of stateful layers, from batch to batch
         self._lengths: list[int] = []  # how many sums each metric has
         self._backend = b = model.built.backend
-        self._run: Any = lambda batches: self.sums(self._on_device(batches))
+        self._run: Any = self._as_it_is
         if b.asynchronous:
             self._run = b.repeated(self.sums, self._on_device, self._made_of, "evaluations")
 
@@ -40,11 +41,12 @@ class Evaluation:
         b, totals = self._backend, Totals(self._backend.xp)
         self._carry.clear()
         for batch in batches:
-            check_targets(
-                self.model, self.loss, batch.get("targets")
-            )  # which nobody looks at later where it is captured
+            if b.asynchronous:  # what is captured looks no more
+                check_targets(self.model, self.loss, batch)
             with b.running():
                 totals.add(self._run([batch]))
+            if self._carry:  # each batch goes on where the last one ended, which a graph would not
+                self._run = self._as_it_is
         loss, weight, *sums = totals.read(b.to_host)
         found, read = {"loss": loss / weight if weight else float("nan")}, iter(sums)
         for metric, length in zip(self.metrics, self._lengths, strict=True):
@@ -54,27 +56,26 @@ class Evaluation:
     def sums(self, batches: Sequence[Batch]) -> tuple[Array, ...]:
         """Of a batch on the device: the loss's sum and weight, and then what the metrics add up, all of shape ()."""
         (batch,), b = batches, self._backend
-        carry = dict(self._carry)
-        output, total, weight = batch_loss(self.model, self.loss, Tape(b, carry=carry), batch)
-        if carry:
-            b.only_once("layers hand states on from batch to batch")
-        self._carry.update(carry)
+        output, total, weight = batch_loss(self.model, self.loss, Tape(b, carry=self._carry), batch)
         mask, values = target_mask(output, batch), outcome(output)
         masks = [] if mask is None else [mask]
         sums = [metric.sums(b.xp, values, batch["targets"], *masks) for metric in self.metrics]
         self._lengths = list(map(len, sums))
         return total.value, weight.value, *chain.from_iterable(sums)
 
+    def _as_it_is(self, batches: Sequence[Batch]) -> tuple[Array, ...]:
+        return self.sums(self._on_device(batches))
+
     def _on_device(self, batches: Sequence[Batch]) -> list[Batch]:
         return [on_device(self.model, self.loss, batch) for batch in batches]
 
     def _made_of(self) -> list[object]:
         parts = [self, self._backend, self.model.built, *inside(self.model), *inside(self.loss)]
-        return [*parts, *self.metrics, *self.model.built.stored.values()]
+        return [*parts, *chain.from_iterable(map(inside, self.metrics)), *self.model.built.stored.values()]
 
 
 def evaluate(model: Layer, loss: Loss, metrics: Sequence[Metric], batches: Iterable[Batch]) -> dict[str, float]:
-    """`Evaluation`, once."""
+    """`{"loss": …, "accuracy": …}`: an `Evaluation`, once."""
     return Evaluation(model, loss, metrics)(batches)
 
 

@@ -1,14 +1,19 @@
-"""What a training step is made of, whose attributes must stay what they are while it is replayed."""
+"""What a training step or an evaluation is made of, whose attributes must stay what they are while it is replayed."""
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from gpubackprop.nn.layer import Layer
 from gpubackprop.nn.loss import Loss
+from gpubackprop.training.metric import Metric
+
+Part: TypeAlias = Layer | Loss | Metric
 
 
-def inside(whole: Layer | Loss) -> list[Layer | Loss]:
-    """All layers or losses that a model or a loss is made of, those that `walk` has no name for as well."""
-    found: dict[int, Layer | Loss] = {}
+def inside(whole: Part) -> list[Part]:
+    """All that a model, a loss or a metric is made of, itself too, layers that `walk` has no name for as well."""
+    found: dict[int, Part] = {}
     left = [whole]
     while left:
         part = left.pop()
@@ -17,5 +22,5 @@ def inside(whole: Layer | Loss) -> list[Layer | Loss]:
             for value in vars(part).values():
                 values = value.values() if isinstance(value, dict) else value
                 values = values if isinstance(value, dict | list | tuple) else (value,)
-                left += [each for each in values if isinstance(each, Layer | Loss)]
+                left += [each for each in values if isinstance(each, Part)]
     return list(found.values())

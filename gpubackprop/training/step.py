@@ -89,7 +89,7 @@ class TrainStep:
     def _check_targets(self, batches: Sequence[Batch]) -> None:
         """On the host still: a replayed step would not look."""
         for batch in batches:
-            check_targets(self.model, self.loss, batch.get("targets"))
+            check_targets(self.model, self.loss, batch)
 
     def _counted(self, batches: Sequence[Batch]) -> Array:
         self._number[...] = self.optimizer.steps  # on the device, so that a captured step sees it change
@@ -357,7 +357,7 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
         ):
             shapes = ", ".join(f"{other} {np.shape(array)}" for other, array in named if other != name)
             raise UsageError(f"batch[{name!r}] of shape {np.shape(mask)} fits nothing: {shapes}; it is (N, T)")
-    check_targets(model, loss, batch["targets"])
+    check_targets(model, loss, batch)
     inputs, built = model.as_input(batch["inputs"]), model.built
     dtypes = {"mask": (bool, bool)}  # by name: of floats, and of integers
     usual = built.parameters.master.dtype, np.int64
@@ -367,14 +367,16 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
     }
 
 
-def check_targets(model: Layer, loss: Loss, targets: Any) -> None:
+def check_targets(model: Layer, loss: Loss, batch: Batch) -> None:
     """Raise UsageError for targets that make no sense; if they are on the host, where looking waits for nothing."""
+    targets: Any = batch.get("targets")
     if not all(isinstance(array, np.ndarray) for _, array in _named({"targets": targets})):
         return
     loss.check_targets(targets)
-    shape = model.built.output_shape
-    # On the CPU an op looks at its labels. Targets and outputs of which one is by head are the loss's own to refuse.
-    if model.built.backend.asynchronous and shape and isinstance(shape, Mapping) == isinstance(targets, Mapping):
+    if not model.built.backend.asynchronous or "inputs" not in batch:
+        return  # on the CPU an op looks at its labels
+    shape = model.outputs_for(batch["inputs"])
+    if shape and isinstance(shape, Mapping) == isinstance(targets, Mapping):  # else the loss has its own word
         loss.check_labels(targets, shape)
 
 

@@ -105,7 +105,7 @@ class Trainer:
         self.save, self.observers, self.interrupted, self.say = save, observers, interrupted, say
         self.state = state or State()
         self.base_lr = step.optimizer.lr
-        self._evaluation = Evaluation(step.model, step.loss, metrics)
+        self.evaluation = Evaluation(step.model, step.loss, metrics)
         self._pending: list[Array] = []  # losses still on the device
         self._started = time.perf_counter() - self.state.seconds
         self._actions: list[tuple[Every, Callable[[], Record]]] = [
@@ -238,7 +238,7 @@ class Trainer:
         self.collect()
         average = self.step.average
         with average.swapped() if average else nullcontext():
-            found = self._evaluation(self.validation.batches())
+            found = self.evaluation(self.validation.batches())
         self.state.validation = {f"val/{name}": value for name, value in found.items()}
         self.state.logged_at += time.perf_counter() - self._started - self.state.seconds  # not training time
         return self.state.validation

@@ -39,6 +39,7 @@ class Call:
     only: str | None
     seed: int
     late: Sequence[str] = ()  #: what an earlier call could not run or had no time for, which is done behind the rest
+    minutes: float = MINUTES
     python: Mapping[str, str] = field(default_factory=dict)  #: variables for all workers
 
 
@@ -54,7 +55,13 @@ def stages(call: Call) -> list[Stage]:
         around = {"GPU_CHECK_SEED": str(call.seed), "GPU_CHECK_ONLY": call.only or "", **call.python}
         return [Stage("kernels", Work(["-m", "scripts.gpu.kernel_rows"], 120, around), ("numpy",))]
     around = {"GPU_CHECK_ONLY": call.only or "", "GPU_CHECK_LATE": json.dumps([*call.late]), **call.python}
-    return [Stage("bench", Work(["-m", "scripts.gpu.bench_rows"], 300, around), ("numpy", "pydantic", "ruamel.yaml"))]
+    return [
+        Stage(
+            "bench",
+            Work(["-m", "scripts.gpu.bench_rows"], 0.6 * 60 * call.minutes, around),
+            ("numpy", "pydantic", "ruamel.yaml"),
+        )
+    ]
 
 
 def perform(call: Call, record: Record, budget: Budget, say: Say) -> str | None:
@@ -143,7 +150,8 @@ def main(given: Sequence[str], description: str = "") -> int:
     if asked.part == "kernels":
         say(f"seed {seed}")
     late = [name for name, item in record.items(asked.part).items() if item["status"] == NOT_RUN]
-    left = perform(Call(asked.part, asked.only, seed, late), record, Budget(60 * asked.minutes), say)
+    call = Call(asked.part, asked.only, seed, late, asked.minutes)
+    left = perform(call, record, Budget(60 * asked.minutes), say)
     print(report.text(record, asked.part))
     if left == NOTHING:
         say(f"gpu_check: --only {asked.only}: nothing in part {asked.part} is called so")

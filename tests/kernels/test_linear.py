@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpubackprop.ops.linear import linear
-from gpubackprop.ops.linear_activation import linear_activation
-from gpubackprop.tape import FREE
+from gpubackprop.ops.linear_activation import linear_activation, linear_gelu_linear
+from gpubackprop.tape import FREE, SKIP
 from tests.kernels.harness import assert_equals_reference, backend
 
 ACTIVATIONS = [
@@ -97,3 +97,17 @@ def test_what_lies_behind_a_part_is_not_written() -> None:
     b.launch(_multiply, *factors, y, 0, zero, zero, bias, y, scratch)
     assert (memory[[0, 10]] == 7).all()
     np.testing.assert_allclose(y, x @ weight.T + bias, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_computed_for_layers_below_that_want_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    b, launched = backend(1), []
+    (x, first, bias), (_, second, bias2) = _inputs(4, 5, 6, "float32"), _inputs(4, 6, 3, "float32")
+    pair = b.pair(linear_gelu_linear, [x, first, bias, second, bias2], {})
+    y, saved = pair.forward(b, x, first, bias, second, bias2)
+    right = type(b).launch
+    monkeypatch.setattr(type(b), "launch", lambda *args, **rest: (launched.append(args[1]), right(*args, **rest))[1])
+    below = pair.backward(b, saved, np.ones_like(y), [SKIP, SKIP, SKIP, FREE, FREE])
+    assert below[:3] == (None, None, None)
+    assert len(launched) == 2, "the sums of the second bias, and the product of its weight"
+    assert all(grad is not None for grad in pair.backward(b, saved, np.ones_like(y), [FREE] * 5))
+    assert len(launched) > 4

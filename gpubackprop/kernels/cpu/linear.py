@@ -29,7 +29,7 @@ from gpubackprop.kernels.cpu.kernel import kernel, rows_of
 from gpubackprop.kernels.cpu.panels import multiply, pack_block, pack_rows, scratch_for
 from gpubackprop.ops.linear import linear
 from gpubackprop.ops.linear_activation import linear_activation, linear_gelu_linear
-from gpubackprop.tape import FREE, Slots
+from gpubackprop.tape import FREE, SKIP, Slots
 
 FLOP = 0.01  # nanoseconds that a multiply-add takes one thread, about
 SLOPE = 0.5  # nanoseconds of a number's slope, about
@@ -229,8 +229,9 @@ def linear_gelu_linear_forward(
 def linear_gelu_linear_backward(b: CpuBackend, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """As ops/linear_activation.py."""
     first, second = saved
-    dh, *rest = _run_backward(b, second, dy, [FREE, *slots[3:]])
-    return (*_run_backward(b, first, dh, slots[:3]), *rest)
+    below = any(slot.wanted for slot in slots[:3])
+    dh, *rest = _run_backward(b, second, dy, [FREE if below else SKIP, *slots[3:]])
+    return (*(_run_backward(b, first, dh, slots[:3]) if below else (None,) * 3), *rest)
 
 
 kernel(linear, linear_forward, _run_backward)

@@ -78,10 +78,17 @@ class CapturedStep(RepeatedStep):
     ) -> None:
         super().__init__(step, prepare, made_of)
         self.backend, self.fed, self.name = b, (np.ndarray, b.xp.ndarray), name
+        self._told: set[str] = set()
 
     def around(self) -> AbstractContextManager[Any]:
         """On the GPU and its stream."""
         return self.backend.running()
+
+    def refused(self, reason: str) -> None:
+        """Say it, once."""
+        if reason not in self._told:
+            self._told.add(reason)
+            self.backend.captures.say(f"{self.name} are not captured as a CUDA graph, and are slower: {reason}")
 
     def catch(self, batches: Batches) -> tuple[Outputs, Replay | str | None]:
         """Capture the step, and launch it."""
@@ -98,7 +105,7 @@ class CapturedStep(RepeatedStep):
             return replay.launch(), replay
         del pool  # with what the capture took, which the step may need
         if reason is not None:
-            b.captures.say(f"{self.name} are not captured as a CUDA graph, and are slower: {reason}")
+            self.refused(reason)
         return self.step(held), reason
 
     def _copied(self, batch: Mapping[str, Any]) -> dict[str, Any]:

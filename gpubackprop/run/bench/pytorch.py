@@ -14,8 +14,8 @@ from typing import Any
 from gpubackprop.run.bench.process import CannotError, serve
 from gpubackprop.run.bench.task import Task
 
-#: Of images channels_last can be quicker; on a GPU the compiled variants are so too. max-autotune measures kernels, and
-#: replays graphs of them there.
+#: Of images channels_last can be quicker; on a GPU the compiled variants have their images so as well. max-autotune
+#: measures kernels, and replays graphs of them there.
 VARIANTS = ("eager", "channels_last", "compile", "max-autotune")
 _OPTIMIZERS = {
     "sgd": "SGD",

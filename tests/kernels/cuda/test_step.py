@@ -13,6 +13,7 @@ import gpubackprop as gbp
 from gpubackprop import nn
 from gpubackprop.errors import UsageError
 from gpubackprop.kernels.cuda import capture, load
+from gpubackprop.ops.shape import add
 from gpubackprop.training.step import TrainStep
 from tests.kernels.cuda.cupy_double import RaceError
 from tests.kernels.cuda.device import ORDERS, CudaBackend, TestDevice, doubles
@@ -219,6 +220,37 @@ def test_targets_above_the_classes_are_named_before_a_step_and_by_a_replayed_one
             assert step.optimizer.steps == steps
             assert all(np.array_equal(before[key], value) for key, value in step.model.state_dict().items())
         step(batch(0) | {"targets": np.full(10, 2, np.uint8)})
+
+
+@pytest.mark.parametrize("built_for", [None, (4, 4, 1)])
+def test_labels_are_those_of_the_outputs_of_the_batch_at_hand(built_for):
+    with doubles():
+        model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Flatten()).build(built_for, 0, "cuda")
+        step = TrainStep(model, nn.CrossEntropyLoss(), gbp.optim.SGD(model.parameters(), lr=0.1))
+        step(np.zeros((2, 8, 8, 1)), np.array([40, 63]))
+        with pytest.raises(UsageError, match="target 64 of sample 1; it is none of the model's 64 classes, 0 to 63"):
+            step(np.zeros((2, 8, 8, 1)), np.array([40, 64]))
+        with pytest.raises(UsageError, match="target 40 of sample 0; it is none of the model's 16 classes, 0 to 15"):
+            step(np.zeros((2, 4, 4, 1)), np.array([40, 1]))
+
+
+class Doubled(nn.Layer):
+    """A layer of a user's own."""
+
+    def output_shape(self, shape):
+        return shape
+
+    def forward(self, x):
+        return add(x, x)
+
+
+def test_a_layer_of_a_users_own_is_named_once_and_runs_as_it_is():
+    with doubles() as cupy:
+        model = nn.Sequential(nn.Linear(6, 3), Doubled()).build((6,), 0, "cuda")
+        step = TrainStep(model, nn.CrossEntropyLoss(), gbp.optim.SGD(model.parameters(), lr=0.1))
+        with pytest.warns(RuntimeWarning, match="steps are not captured .*: what Doubled does in Python") as warned:
+            assert np.isfinite([float(step(batch(samples, samples))) for samples in (10, 10, 10, 7, 7)]).all()
+        assert (len(warned), cupy.device.launches) == (1, 0)
 
 
 def test_labels_of_heads_are_looked_at_too():
