@@ -44,7 +44,6 @@ ROWS = [
     _layer("sequences", _two(2, 3, 6), eps=1e-3),
     _layer("two axes", _two(2, 3, 4, 5, axes=2), axes=2),
     _layer("no bias", _two(3, 5, bias=False)),
-    _layer("of 100, no bias", _two(3, 100, bias=False)),
     _layer("no affine", _two(3, 2, 5, affine=False)),
     _layer("of the sum alone", _two(3, 5), outputs=1),
     _root("rows", _rms(3, 5)),
