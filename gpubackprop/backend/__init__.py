@@ -18,7 +18,8 @@ def named(device: str) -> str:
     """`device` itself. Raises UsageError where it is no device's name; whether the device is there is not asked."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         known = ("auto", "cpu", "cuda")
-        raise UsageError(f"unknown device {device!r}; known: auto, cpu, cuda, cuda:N{did_you_mean(device, known)}")
+        hint = "; did you mean 'cuda'?" if "gpu" in device.lower() else did_you_mean(device, known)
+        raise UsageError(f"unknown device {device!r}; known: auto, cpu, cuda, cuda:N{hint}")
     return device
 
 

@@ -87,8 +87,8 @@ def import_cupy() -> Any:
     except ImportError as error:
         found = machine.look()
         driver = of_driver(found)
-        before = f"; before that, {driver}" if driver else ""
-        raise DeviceError(f"device cuda needs CuPy ({error}); {install(found)}{before}") from error
+        first = f": first, {driver}; then " if driver else "; "
+        raise DeviceError(f"device cuda needs CuPy ({error}){first}{install(found)}") from error
     return cupy
 
 

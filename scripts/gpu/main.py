@@ -92,7 +92,11 @@ def perform(call: Call, record: Record, budget: Budget, say: Say) -> str | None:
 def arguments(given: Sequence[str], description: str) -> argparse.Namespace:
     """Read the command line; a mistake exits with 2."""
     parser = argparse.ArgumentParser(
-        "gpu_check.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=True
+        "gpu_check.py",
+        usage="%(prog)s --part tests|kernels|bench [--only W] [--again] [--minutes M] [--results FILE] [--seed N]\n"
+        "       %(prog)s --report [--results FILE]",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--part", choices=("tests", "kernels", "bench"), help=argparse.SUPPRESS)
     parser.add_argument("--only", metavar="W", help=argparse.SUPPRESS)
@@ -111,7 +115,8 @@ def arguments(given: Sequence[str], description: str) -> argparse.Namespace:
     if found.part == "bench" and found.only not in (None, *WORKLOADS):
         parser.error(f"--only {found.only}: no workload; known: {', '.join(WORKLOADS)}")
     if found.report and found.results is None and len(results := sorted(RESULTS.glob("gpu-*.json"))) != 1:
-        parser.error(f"--report: which --results FILE of {', '.join(map(str, results)) or 'none yet'}?")
+        named = f"which --results FILE of {', '.join(map(str, results))}?" if results else "no results yet: run --part"
+        parser.error(f"--report: {named}")
     return found
 
 
@@ -130,6 +135,11 @@ def main(given: Sequence[str], description: str = "") -> int:
                 raise ResultsError(f"{path} does not exist")
             print(report.text(Record(path, codes, "")))
             return DONE
+        if asked.results is not None:
+            Record(asked.results, codes, "")  # a damaged one is said before anything else
+        if not machine.there("numpy"):
+            say("gpu_check: nothing was run: NumPy, which all parts need, is not installed: pip install numpy")
+            return SOME_FAILED
         found = machine.look()
         path = asked.results or RESULTS / f"gpu-{slug(found['gpu'])}.json"
         record = Record(path, codes, machine.commit())

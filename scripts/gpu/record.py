@@ -50,6 +50,8 @@ class Record:
                 self.content = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise ResultsError(f"{path}: no JSON: {error}; move it away") from error
+            except OSError as error:
+                raise ResultsError(f"{path}: cannot be read: {error.strerror}; name another file") from error
             if self.content.get("format") != FORMAT:
                 raise ResultsError(f"{path}: format {self.content.get('format')}, not {FORMAT}; move it away")
 

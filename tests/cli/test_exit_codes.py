@@ -137,7 +137,8 @@ class TestDevice:
         code, _, (line,) = gb("train", toy.write_config(tmp_path), "--device", "cuda")
         assert code == 4
         assert line.startswith("error: device cuda needs CuPy")
-        assert "pip install '.[cuda13]' in a checkout of gpubackprop; before that, no NVIDIA driver: install it" in line
+        assert "): first, no NVIDIA driver: install it" in line
+        assert line.endswith("; then pip install '.[cuda13]' in a checkout of gpubackprop")
 
     def test_no_such_device_is_bad_usage(self, gb, tmp_path):
         code, _, (line,) = gb("train", toy.write_config(tmp_path), "--device", "tpu")

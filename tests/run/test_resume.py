@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -288,6 +289,7 @@ def test_what_does_not_fit_the_checkpoint_is_refused(data, stop_at, tmp_path):
 
 def test_everything_runs_on_the_strict_device(data, stop_at, monkeypatch, tmp_path):
     """It stands in for a GPU: whatever mixes host and device arrays, or waits inside a step, would fail on one."""
+    import_module("gpubackprop.kernels.cuda.backend")  # which inherits from what is put aside here
     monkeypatch.setattr("gpubackprop.backend.cuda.CupyBackend", lambda index=0: StrictBackend())
     with np.load(data) as arrays:
         np.save(tmp_path / "x.npy", arrays["x_test"])

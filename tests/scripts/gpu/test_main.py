@@ -52,6 +52,9 @@ def test_without_a_gpu_it_says_why_and_nothing_is_written(tmp_path):
         (["--part", "bench", "--minutes", "nan"], "more than 0"),
         (["--part", "kernels", "--seed", "-3"], "0 or more"),
         (["--report", "--results", "/no/such.json"], "does not exist"),
+        (["--report", "--results", "/"], "/: cannot be read: Is a directory; name another file"),
+        (["--part", "tests", "--results", str(SCRIPT)], "no JSON"),
+        (["--parts", "tests"], "usage: gpu_check.py --part tests|kernels|bench"),
     ],
 )
 def test_usage(given, words, capsys):
@@ -61,6 +64,16 @@ def test_usage(given, words, capsys):
         code = error.code
     assert code == USAGE
     assert words in capsys.readouterr().err
+
+
+def test_without_results_or_numpy_it_says_what_to_do(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(main, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit):
+        main.main(["--report"])
+    assert "no results yet: run --part" in capsys.readouterr().err
+    monkeypatch.setattr(machine, "there", lambda module: module != "numpy")
+    assert main.main(["--part", "bench"]) == SOME_FAILED
+    assert "pip install numpy" in capsys.readouterr().err
 
 
 def test_help_says_what_there_is():
