@@ -109,7 +109,7 @@ def test_two_steps_on_the_double_of_a_gpu_equal_those_of_the_cpu(path, folder, m
     losses, _, weights = train(path, "cpu", precision="float64")
     with doubles() as cupy:
         found, _, found_weights = train(path, "cuda", "auto", "float64")
-        assert cupy.device.launches == 1
+        assert cupy.device.launches >= 1, "of the step, and of evaluations of several batches"
     assert found == pytest.approx(losses, rel=1e-8)
     for key, value in weights.items():
         limit = 1e-6 if path.stem == "vae" else 1e-8  # whose normal numbers are float32's, equal to rounding
