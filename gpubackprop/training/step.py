@@ -368,7 +368,7 @@ def on_device(model: Layer, loss: Loss, batch: Batch) -> dict[str, Array]:
 
 
 def check_targets(model: Layer, loss: Loss, batch: Batch) -> None:
-    """Raise UsageError for targets that make no sense; if they are on the host, where looking waits for nothing."""
+    """Raise UsageError for targets on the host, where looking waits for nothing, that make no sense."""
     targets: Any = batch.get("targets")
     if not all(isinstance(array, np.ndarray) for _, array in _named({"targets": targets})):
         return

@@ -146,7 +146,7 @@ def linear_gelu_linear_forward(
 ) -> tuple[Array, Any]:
     """As ops/linear_activation.py."""
     if 0 in x.shape:
-        return linear_gelu_linear.forward(b, x, weight, bias, weight2, bias2)  # type: ignore[no-any-return]
+        return linear_gelu_linear.forward(b, x, weight, bias, weight2, bias2)  # type: ignore[no-any-return]  # Op's Any
     rows = _rows(x)
     h, aux = _gelu(b, rows, weight, bias)
     y = _affine(b, h, weight2, bias2)
@@ -156,7 +156,7 @@ def linear_gelu_linear_forward(
 def linear_gelu_linear_backward(b: Any, saved: Any, dy: Array, slots: Slots) -> tuple[Array | None, ...]:
     """As ops/linear_activation.py; GELU's slope is behind the product that makes dy of the activation."""
     if 0 in dy.shape[:-1]:
-        return linear_gelu_linear.backward(b, saved, dy, slots)  # type: ignore[no-any-return]  # as the forward pass
+        return linear_gelu_linear.backward(b, saved, dy, slots)  # type: ignore[no-any-return]  # Op's Any
     shape, x, weight, aux, h, weight2 = saved
     dy = _rows(dy)
     _, dweight2, dbias2 = _gradients(b, h, weight2, dy, [SKIP, *slots[3:]])
